@@ -1,0 +1,109 @@
+"""The public face in Python: load, distill, evaluate."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from datastill.artifact import DistilledDataset
+from datastill.engine import distil
+from datastill.errors import DatastillError
+from datastill.measure.evaluate import Plan
+from datastill.measure.evaluate import evaluate as _evaluate
+from datastill.recipe import Recipe, compose
+from datastill.runtime.device import open_device
+from datastill.runtime.progress import Reporter
+from datastill.sources import Dataset, load
+
+
+def distill(
+    dataset: Dataset | str,
+    recipe: Recipe | str = "infer",
+    *,
+    ipc: int = 10,
+    seed: int = 0,
+    changes: Iterable[str] = (),
+    out: str | Path | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    precision: str = "auto",
+    reporter: Reporter | None = None,
+    command: str = "",
+    source: dict[str, Any] | None = None,
+) -> DistilledDataset:
+    """Distil a data set.
+
+    Args:
+        dataset: from `datastill.load`, or a source that it takes.
+        recipe: a `Recipe`, or the name of a method (then ipc, seed and changes apply).
+        ipc: nominal images per class.
+        seed: of everything random.
+        changes: `path=value` texts, as `--set` takes them.
+        out: folder to write; None keeps the set in memory.
+        resume: go on with an unfinished run in `out`.
+        device: auto, cpu or cuda.
+        precision: auto, float32 or bf16.
+        reporter: told about phases; None is silent.
+        command, source: recorded in the manifest.
+
+    Returns: the distilled set.
+    Raises: DatastillError, in sentences that say what would do.
+    """
+    data = load(dataset) if isinstance(dataset, str) else dataset
+    made = compose(recipe, data.info, ipc=ipc, seed=seed, changes=changes) if isinstance(recipe, str) else recipe
+    return distil(
+        data, made, device=open_device(device, precision), reporter=reporter or Reporter(),
+        out=None if out is None else Path(out), resume=resume, command=command, source=source,
+    )  # fmt: skip
+
+
+def evaluate(
+    distilled: DistilledDataset | str | Path,
+    students: Sequence[str] = ("convnet",),
+    seeds: int = 3,
+    *,
+    dataset: Dataset | None = None,
+    controls: bool | Iterable[str] = True,
+    steps: int | None = None,
+    split: str = "test",
+    run: str | Path | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    reporter: Reporter | None = None,
+    command: str = "",
+) -> dict[str, Any]:
+    """Train students on a distilled set and on its controls, and return the results as plain data.
+
+    Args:
+        distilled: a set, or its folder.
+        students: networks, NAME or NAME(setting=value).
+        seeds: students per arm; 3 or more for a claim.
+        dataset: the real set; None loads what the manifest names.
+        controls: whether to run the method's controls, or the names of those to run.
+        steps: optimiser steps of every student; None takes the recipe's.
+        split: "test", or "validation" for choices.
+        run: folder of the results; None takes RUN beside nothing: a temporary folder that is removed.
+        device, precision, reporter, command: as in `distill`.
+
+    Raises: DatastillError, in sentences that say what would do.
+    """
+    made = DistilledDataset.load(distilled) if isinstance(distilled, (str, Path)) else distilled
+    plan = Plan.of(made, students, seeds=seeds, controls=controls, steps=steps, split=split)
+    data = dataset if dataset is not None else load_again(made)
+    tools = {"device": open_device(device, precision), "reporter": reporter or Reporter(), "command": command}
+    with tempfile.TemporaryDirectory() as temporary:
+        if made.folder is None:
+            made.save(Path(temporary) / "set")
+        return _evaluate(made, data, plan, run=Path(run) if run else Path(temporary) / "run", **tools)  # type: ignore[arg-type]
+
+
+def load_again(distilled: DistilledDataset) -> Dataset:
+    """Load the real set that a distilled one was made from. Raises: DatastillError where it is not at hand."""
+    source = distilled.facts["source"]
+    options = {k: source[k] for k in ("classes", "size", "skip_bad") if source.get(k)}
+    try:
+        return load(source["asked"], **options)
+    except DatastillError as error:
+        raise DatastillError(f"the real set of '{distilled.folder}' is not at hand: {error}") from error

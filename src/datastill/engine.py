@@ -1,0 +1,198 @@
+"""One loop that runs a recipe: prepare networks, open the store, run the match's rounds, seal, label, write."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datastill.artifact import MANIFEST, DistilledDataset
+from datastill.draft import Draft
+from datastill.errors import DatastillError
+from datastill.fields import Content, Context, Fields, Labels, Part, Real, resolve
+from datastill.recipe import Recipe
+from datastill.runtime.cache import locked
+from datastill.runtime.device import Device
+from datastill.runtime.files import digest_of, load_arrays, read_json, save_arrays, write_json
+from datastill.runtime.progress import Phase, Reporter
+from datastill.runtime.versions import versions
+from datastill.sources import Dataset, encoded_train_bytes
+from datastill.training.bank import CHECKPOINT_SECONDS, Bank
+
+WORK = ".work"
+# Values per forward pass of grouped parts: enough to fill the device, few enough to stay in its caches.
+GROUP_VALUES = {"cpu": 64 * 3 * 32 * 32, "cuda": 2048 * 3 * 32 * 32}
+
+
+def make_context(
+    dataset: Dataset, recipe: Recipe, device: Device, reporter: Reporter, bank: Bank | None = None
+) -> Context:
+    """Check a recipe against a data set and return what its choices may ask for.
+
+    Raises: DatastillError with every mistake of the recipe.
+    """
+    fields = resolve(recipe, dataset.info)
+    real = Real(dataset, recipe.validation, recipe.seed)
+    return Context(recipe, real, bank or Bank(device, reporter), device, reporter, fields)
+
+
+def distil(
+    dataset: Dataset,
+    recipe: Recipe,
+    *,
+    device: Device,
+    reporter: Reporter,
+    out: Path | None = None,
+    resume: bool = False,
+    command: str = "",
+    source: Mapping[str, Any] | None = None,
+) -> DistilledDataset:
+    """Run a recipe on a data set.
+
+    Args:
+        dataset: the real set; only its training rows are looked at.
+        recipe: what to do.
+        device: where.
+        reporter: told about phases.
+        out: the artifact's folder; None keeps the set in memory.
+        resume: go on with an unfinished run in `out`, or return the finished one.
+        command: recorded in the manifest.
+        source: how to load the data set again ("asked", and the options of `sources.load`), recorded likewise.
+
+    Raises: DatastillError when `out` is not empty (without resume) or holds another recipe's run.
+    """
+    ctx = make_context(dataset, recipe, device, reporter)
+    if out is None:
+        return _realise(ctx, dataset, None, command, source)
+    with locked(out / WORK / "run"):
+        work = _Work.open(out, recipe, dataset, resume)
+        if work.finished:
+            made = DistilledDataset.load(out)
+        else:
+            made = _realise(ctx, dataset, work, command, source)
+            made.save(out)
+            write_json(out / "run.json", {"seconds": reporter.seconds, "device": device.describe()})
+    shutil.rmtree(out / WORK, ignore_errors=True)
+    return made
+
+
+def _realise(
+    ctx: Context, dataset: Dataset, work: _Work | None, command: str, source: Mapping[str, Any] | None
+) -> DistilledDataset:
+    for name in ctx.makers:
+        ctx.network(name)
+    content = build_content(ctx, work)
+    sealed = ctx.fields.store.seal(content)
+    counts = ctx.fields.store.facts(content, ctx) | ctx.fields.match.facts(ctx, content, sealed)
+    facts = {
+        "counts": counts,
+        "source": dict(source or {"asked": dataset.origin}) | {
+            "name": dataset.name, "fingerprint": dataset.fingerprint, "notes": list(dataset.notes),
+            "skipped": list(dataset.bad),
+        },
+        "real_bytes": {"webp": encoded_train_bytes(dataset), "raw": dataset.raw_train_bytes},
+        "versions": versions(),
+        "device": ctx.device.describe(),
+        "command": command,
+    }  # fmt: skip
+    return label_content(ctx, sealed, facts)
+
+
+def label_content(ctx: Context, sealed: Content, facts: dict[str, Any]) -> DistilledDataset:
+    """Label a sealed content and return the distilled set."""
+    labels: Labels = ctx.fields.label.make(ctx.fields.store.expand(sealed), ctx)
+    networks = {name: ctx.network(name) for name in labels.teachers}
+    return DistilledDataset(ctx.recipe, ctx.info, ctx.real.classes, sealed, labels, facts, networks)
+
+
+def build_content(ctx: Context, work: _Work | None = None) -> Content:
+    """Open the store and run every round of the match; returns the open content."""
+    (stage,) = ctx.fields.stages.plan(ctx.recipe)
+    ctx.stage = stage.index
+    content = ctx.fields.store.begin(ctx)
+    match = ctx.fields.match
+    groups = _groups(match.parts(content.items, ctx.makers), ctx)
+    if not groups:
+        return content
+    total = sum(len(g) for g in groups) * match.total_rounds
+    with ctx.reporter.phase(f"distil ({match.name})", total) as phase:
+        for number, parts in enumerate(groups):
+            draft = Draft(
+                ctx.fields.store, content, parts, match.optimise(),
+                rounds=match.total_rounds, classes=ctx.info.classes, device=ctx.device.torch,
+            )  # fmt: skip
+            _run_group(ctx, draft, number, phase, work)
+            draft.commit()
+    return content
+
+
+def _run_group(ctx: Context, draft: Draft, number: int, phase: Phase, work: _Work | None) -> None:
+    """Run the rounds of one group, from where an earlier run left it."""
+    path = work.folder / f"group-{number:05d}.safetensors" if work else None
+    if path and path.exists():
+        draft.load(load_arrays(path))
+        phase.advance(draft.round * len(draft.parts))
+    last = time.monotonic()
+    while draft.round < draft.rounds:
+        with ctx.device.autocast():
+            ctx.fields.match.round(draft, ctx)
+        draft.round += 1
+        phase.advance(len(draft.parts))
+        if path and (draft.round == draft.rounds or time.monotonic() - last > CHECKPOINT_SECONDS):
+            save_arrays(path, draft.arrays())
+            last = time.monotonic()
+
+
+def _groups(parts: list[Part], ctx: Context) -> list[list[Part]]:
+    """Put neighbours that meet the same network together, as many as the device bears in one pass."""
+    limit = GROUP_VALUES[ctx.device.torch.type]
+    size = int(np.prod(ctx.info.shape))
+    groups: list[list[Part]] = []
+    for part in parts:
+        last = groups[-1] if groups else []
+        fits = (len(last) + 1) * len(part.rows) * size <= limit
+        if last and last[0].network == part.network and fits:
+            last.append(part)
+        else:
+            groups.append([part])
+    return groups
+
+
+@dataclass(frozen=True)
+class _Work:
+    """The folder of an unfinished run, inside the artifact's."""
+
+    folder: Path
+    finished: bool
+
+    @classmethod
+    def open(cls, out: Path, recipe: Recipe, dataset: Dataset, resume: bool) -> _Work:
+        folder, stamp = out / WORK, out / WORK / "run.json"
+        key = digest_of([recipe.plain(), dataset.fingerprint])
+        if (out / MANIFEST).exists():
+            if resume and digest_of(_made_from(out)) == key:
+                return cls(folder, True)
+            raise DatastillError(f"'{out}' holds a finished set; choose another --out, or remove it first.")
+        started = stamp.exists()
+        if started and not resume:
+            raise DatastillError(f"'{out}' holds an unfinished run; add --resume to go on, or choose another --out.")
+        if started and read_json(stamp)["key"] != key:
+            raise DatastillError(
+                f"'{out}' holds an unfinished run of another recipe or data set; repeat its command with --resume, or "
+                "choose another --out."
+            )
+        strangers = sorted(p.name for p in out.iterdir() if p.name not in (WORK,)) if not started else []
+        if strangers:
+            raise DatastillError(f"'{out}' is not empty ('{strangers[0]}' is there); choose another --out.")
+        write_json(stamp, {"key": key})
+        return cls(folder, False)
+
+
+def _made_from(out: Path) -> list[Any]:
+    manifest = read_json(out / MANIFEST)
+    return [manifest["recipe"], manifest["source"]["fingerprint"]]

@@ -1,0 +1,401 @@
+"""Values that every room speaks in, the protocols of the six fields, and the registry of their choices.
+
+N items, K classes, C channels, H x W pixels, P pictures, B batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar, Literal, TypeVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datastill.errors import DatastillError, suggestion
+from datastill.networks import Network
+from datastill.recipe import Choice, DatasetInfo, Recipe, TrainRecipe, Work
+from datastill.runtime.device import Device
+from datastill.runtime.files import digest_of
+from datastill.runtime.progress import Reporter
+from datastill.runtime.seeds import rng
+from datastill.settings import build
+from datastill.sources import Dataset, Images
+from datastill.training.bank import Bank, Training
+from datastill.training.losses import one_hot
+from datastill.training.supply import Batch, Data
+
+COLUMNS = ("cls", "stage", "set", "maker", "unit", "picture")
+
+
+@dataclass(frozen=True)
+class Items:
+    """What a student sees, as columns long[N].
+
+    cls: class. stage: the stage that opened it. set: images that must stay one batch. maker: index of the network it
+    was made with, -1 none. unit: its row in the learned arrays, -1 nothing learned. picture: its row in the stored
+    pictures, -1 none.
+    """
+
+    cls: Tensor
+    stage: Tensor
+    set: Tensor
+    maker: Tensor
+    unit: Tensor
+    picture: Tensor
+
+    @classmethod
+    def of(cls_, **columns: Tensor) -> Items:
+        """Make items; `cls` is required, the other columns default to 0 (stage, set) or -1."""
+        like = columns["cls"]
+        defaults = {"stage": 0, "set": 0, "maker": -1, "unit": -1, "picture": -1}
+        return cls_(**{n: columns.get(n, torch.full_like(like, defaults.get(n, 0))).long() for n in COLUMNS})
+
+    def __len__(self) -> int:
+        return len(self.cls)
+
+    def __getitem__(self, rows: Tensor) -> Items:
+        return Items(**{name: getattr(self, name)[rows] for name in COLUMNS})
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures that a store keeps: pixels uint8[P, C, H, W], their classes long[P], and ids in the source of those that
+    are real images ("" for others). `encoded` holds the files themselves where a codec is part of the method."""
+
+    pixels: Tensor
+    cls: Tensor
+    ids: tuple[str, ...]
+    codec: str = "webp"
+    encoded: tuple[bytes, ...] | None = None
+
+
+@dataclass
+class Content:
+    """What a store holds: items, pictures, and arrays, some of them learned. Open while distilled, sealed after."""
+
+    items: Items
+    pictures: Pictures
+    arrays: dict[str, Tensor] = field(default_factory=dict)
+    learned: tuple[str, ...] = ()
+
+    def part(self, rows: Tensor) -> tuple[Content, Tensor]:
+        """Return a copy that holds only these items, units renumbered, and the units' old numbers long[U]."""
+        items = self.items[rows]
+        units, unit = items.unit.unique(return_inverse=True)
+        pictures, picture = items.picture.unique(return_inverse=True)
+        kept = Pictures(self.pictures.pixels[pictures], self.pictures.cls[pictures], ())
+        arrays = {k: v[units].clone() if k in self.learned else v for k, v in self.arrays.items()}
+        items = dataclasses.replace(items, unit=unit, picture=picture)
+        return Content(items, kept, arrays, self.learned), units
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What students are told: nothing beyond the class ("classes"), float16[N, K] logits ("logits"), or the names of
+    the networks that answer in the loop ("teachers")."""
+
+    kind: Literal["classes", "logits", "teachers"]
+    values: Tensor | None = None
+    teachers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Expanded:
+    """The set as a student sees it: images uint8 or float[N, C, H, W] in [0, 1], classes long[N], and labels."""
+
+    images: Tensor
+    cls: Tensor
+    labels: Labels
+    classes: int
+
+
+class Real:
+    """The real training rows that distillation may look at: the train split less the validation rows. No test split.
+
+    Args:
+        dataset: the whole data set.
+        validation: how many training rows to hold out, spread evenly over the classes.
+        seed: which ones.
+    """
+
+    def __init__(self, dataset: Dataset, validation: int = 0, seed: int = 0) -> None:
+        self._train: Images = dataset.train
+        self.info = dataset.info
+        self.fingerprint, self.classes = dataset.fingerprint, dataset.classes
+        labels = dataset.train.labels
+        held: list[Tensor] = []
+        for k in range(self.info.classes):
+            rows = (labels == k).nonzero().flatten()
+            share = validation // self.info.classes + (k < validation % self.info.classes)
+            if share >= len(rows) and share > 0:
+                raise DatastillError(
+                    f"validation={validation} would take all {len(rows)} training images of class "
+                    f"'{dataset.classes[k]}'; hold out fewer."
+                )
+            held.append(rows[torch.from_numpy(rng(seed, "validation", k).permutation(len(rows))[:share])])
+        self.held_out = torch.cat(held).sort().values if held else torch.empty(0, dtype=torch.long)
+        keep = torch.ones(len(labels), dtype=torch.bool)
+        keep[self.held_out] = False
+        self.rows = keep.nonzero().flatten()
+        self.key = digest_of([self.fingerprint, self.held_out.tolist()])
+
+    def of_class(self, k: int) -> Tensor:
+        """Return the allowed train rows of class k, long[n], ascending."""
+        return self.rows[self._train.labels[self.rows] == k]
+
+    def pictures(self, rows: Tensor) -> Pictures:
+        """Return pictures by train row, which must be allowed rows."""
+        return Pictures(self._train.batch(rows), self._train.labels[rows], tuple(self._train.ids[int(r)] for r in rows))
+
+    def data(self) -> Data:
+        """Return all allowed rows with hard labels, for training networks."""
+        labels = self._train.labels[self.rows]
+        return Data(self._train.batch(self.rows), labels, one_hot(labels, self.info.classes), "classes")
+
+
+@dataclass
+class Context:
+    """What a choice may ask for while a recipe runs."""
+
+    recipe: Recipe
+    real: Real
+    bank: Bank
+    device: Device
+    reporter: Reporter
+    fields: Fields
+    stage: int = 0
+    memo: dict[Any, Any] = field(default_factory=dict)
+
+    @property
+    def info(self) -> DatasetInfo:
+        """What is known of the data set."""
+        return self.real.info
+
+    @property
+    def makers(self) -> tuple[str, ...]:
+        """The names of the table of networks, in order; an item's maker is an index into it."""
+        return tuple(self.recipe.networks)
+
+    def rng(self, name: str, *, part: int = 0, round: int = 0) -> np.random.Generator:
+        """Return the random stream of a name: f(seed, stage, part, round, name)."""
+        return rng(self.recipe.seed, self.stage, part, round, name)
+
+    def training(self, name: str) -> Training:
+        """Return a network of the table as a value."""
+        return Training(name, self.recipe.networks[name], self.info, self.real.key, self.device.precision)
+
+    def network(self, name: str) -> Network:
+        """Return a network of the table, trained (once, then cached), frozen and in evaluation mode."""
+        return self.bank.get(self.training(name), self.real.data)
+
+
+class Field:
+    """A choice of a room: frozen settings. What cannot work is said by `check`, before any heavy work."""
+
+    room: ClassVar[str]
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    provides: ClassVar[frozenset[str]] = frozenset()
+    requires: ClassVar[frozenset[str]] = frozenset()
+
+    def check(self, recipe: Recipe, info: DatasetInfo) -> list[str]:
+        """Return one sentence for each thing that cannot work."""
+        return []
+
+
+class Select(Field, ABC):
+    """Which real images may be looked at, and from which the store begins."""
+
+    @abstractmethod
+    def start(self, n: int, ctx: Context) -> Tensor:
+        """Return train rows long[K, n]; a larger n extends a smaller one. Raises: DatastillError for small classes."""
+
+
+class Store(Field, ABC):
+    """The parameterization: what is learned and kept, and how it becomes images."""
+
+    @abstractmethod
+    def begin(self, ctx: Context) -> Content:
+        """Open this stage's units on real images."""
+
+    @abstractmethod
+    def decode(self, content: Content, rows: Tensor, *, open: bool = False) -> Tensor:
+        """Return float[B, C, H, W] pixels; pure and differentiable, the very code that a receiver runs.
+
+        open: the form before projection and rounding, which a match may ask for.
+        """
+
+    def settle(self, content: Content) -> None:
+        """Project learned arrays back to where they are allowed, in place, after every step."""
+
+    @abstractmethod
+    def seal(self, content: Content) -> Content:
+        """Round to exactly what will be written."""
+
+    @abstractmethod
+    def expand(self, content: Content) -> Tensor:
+        """Return every item of a sealed content as a student sees it: uint8 or float[N, C, H, W] pixels."""
+
+    def facts(self, content: Content, ctx: Context) -> dict[str, Any]:
+        """Return counts and measurements worth recording: images bought, left over, saturated pixels."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Optimise:
+    """The optimiser and schedule of one learned array: Adam, with lr held (constant) or falling to zero (cosine)."""
+
+    lr: float
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    schedule: Literal["cosine", "constant"] = "constant"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows that are matched together and independently of other parts, with the network that they meet."""
+
+    index: int
+    rows: Tensor
+    network: str
+
+
+class Match(Field, ABC):
+    """What the images are pulled towards. `draft` is a `datastill.draft.Draft`."""
+
+    @property
+    @abstractmethod
+    def total_rounds(self) -> int:
+        """How many rounds each part runs; checkpoints fall between rounds."""
+
+    def optimise(self) -> dict[str, Optimise]:
+        """Return learned name -> optimiser and schedule: the only home of learning rates."""
+        return {}
+
+    def parts(self, items: Items, makers: tuple[str, ...]) -> list[Part]:
+        """Return the independent parts; neighbours that meet the same network may run in one forward pass."""
+        return []
+
+    @abstractmethod
+    def round(self, draft: Any, ctx: Context) -> dict[str, Tensor]:
+        """Pull the draft and step it once; returns metrics float[G], one per part, without a host synchronisation."""
+
+    def facts(self, ctx: Context, content: Content, sealed: Content) -> dict[str, Any]:
+        """Return measurements of the finished set, from its open and its sealed form."""
+        return {}
+
+
+class Label(Field, ABC):
+    """What a student is told about an image."""
+
+    column: ClassVar[Literal["H", "S", "D"]]
+
+    @abstractmethod
+    def make(self, images: Tensor, ctx: Context) -> Labels:
+        """Label the expanded images (uint8 or float[N, C, H, W]) of any sealed set."""
+
+    @abstractmethod
+    def supply(
+        self,
+        data: Expanded,
+        work: Work,
+        recipe: TrainRecipe,
+        seed: int,
+        *,
+        device: torch.device,
+        start: int = 0,
+        teachers: Mapping[str, Network] | None = None,
+    ) -> Iterator[Batch]:
+        """Yield training batches from step `start`: order, views, mixing and targets meet here and nowhere else."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a recipe, given the ones before."""
+
+    index: int
+    recipe: Recipe
+
+
+class Stages(Field, ABC):
+    """In how many steps, each given the ones before."""
+
+    @abstractmethod
+    def plan(self, recipe: Recipe) -> list[Stage]:
+        """Return the stages in order."""
+
+
+@dataclass(frozen=True)
+class Fields:
+    """A recipe's five choices as objects."""
+
+    select: Select
+    store: Store
+    match: Match
+    label: Label
+    stages: Stages
+
+    @cached_property
+    def all(self) -> tuple[Field, ...]:
+        """The five, in order."""
+        return (self.select, self.store, self.match, self.label, self.stages)
+
+
+ROOMS = ("select", "store", "match", "label", "stages")
+_CHOICES: dict[str, dict[str, type[Field]]] = {room: {} for room in ROOMS}
+F = TypeVar("F", bound=type[Field])
+
+
+def register(room: str, name: str) -> Callable[[F], F]:
+    """Register a frozen dataclass as a choice of a room; being registered is what gets it tested."""
+
+    def record(cls: F) -> F:
+        cls.room, cls.name = room, name
+        _CHOICES[room][name] = cls
+        return cls
+
+    return record
+
+
+def registered(room: str) -> dict[str, type[Field]]:
+    """Return the choices of a room by name."""
+    importlib.import_module(f"datastill.{room}")
+    return dict(sorted(_CHOICES[room].items()))
+
+
+def make_choice(room: str, chosen: Choice, mistakes: list[str]) -> Field | None:
+    """Make the object of a choice, or note what is wrong with it and return None."""
+    known = registered(room)
+    if chosen.kind not in known:
+        mistakes.append(f"there is no {room} '{chosen.kind}'{suggestion(chosen.kind, known)}")
+        return None
+    return cast("Field | None", build(known[chosen.kind], chosen.settings, room, mistakes))
+
+
+def resolve(recipe: Recipe, info: DatasetInfo) -> Fields:
+    """Make the objects of a recipe and check that they fit each other and the data set.
+
+    Raises: DatastillError with every mistake, a sentence each, before any heavy work.
+    """
+    mistakes: list[str] = []
+    made = {room: make_choice(room, getattr(recipe, room), mistakes) for room in ROOMS}
+    if not mistakes:
+        fields = cast(list[Field], list(made.values()))
+        provided = frozenset().union(*(f.provides for f in fields))
+        for choice_ in fields:
+            missing = sorted(choice_.requires - provided)
+            if missing:
+                mistakes.append(
+                    f"{choice_.room} '{choice_.name}' needs {' and '.join(missing)}, which no other choice of this "
+                    "recipe provides."
+                )
+            mistakes += choice_.check(recipe, info)
+    if mistakes:
+        raise DatastillError(" ".join(mistakes))
+    return Fields(**cast(dict[str, Any], made))

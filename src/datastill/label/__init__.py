@@ -1,0 +1,7 @@
+"""What a student is told about an image."""
+
+from datastill.label.dynamic import Dynamic
+from datastill.label.hard import Hard
+from datastill.label.static import Static
+
+__all__ = ["Dynamic", "Hard", "Static"]

@@ -1,0 +1,162 @@
+"""Cross-entropy plus BatchNorm statistics of frozen networks.
+
+arXiv 2408.06927 (INFER), after arXiv 2306.13092 (SRe2L). G parts in one pass, K images each, L BatchNorm layers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from datastill.fields import Content, Context, Items, Match, Optimise, Part, register
+from datastill.networks.taps import Tapped, tap
+from datastill.recipe import DatasetInfo, Recipe
+from datastill.settings import setting
+
+if TYPE_CHECKING:
+    from datastill.draft import Draft
+
+MEASURED_PARTS = 8  # parts whose losses are measured before and after Clip; a few tell, all would cost a step each
+
+
+@register("match", "statistics")
+@dataclass(frozen=True, kw_only=True)
+class Statistics(Match):
+    """L = ce * CE(f(z), y) + alpha * R(z), on z = the images of one set under one augmentation for the whole batch.
+
+    R = sum over layers of w (||running_var - var||_2 + ||running_mean - mean||_2), w = `first` for the first layer,
+    else 1; mean and biased variance are those of the layer's input over the K images of the part.
+    """
+
+    ce: float = setting(1.0, low=0.0)
+    alpha: float = setting(1.0, low=0.0, help="weight of the statistics (r_bn)")
+    first: float = setting(10.0, low=0.0, help="weight of the first BatchNorm layer")
+    lr: float = setting(0.25, low=0.0, help="of the compensators, in units of the data set's deviation")
+    betas: tuple[float, float] = (0.5, 0.9)
+    rounds: int = setting(1000, low=0, help="optimiser steps per part")
+    jitter: int = setting(4, low=0, help="largest circular shift down and right, in pixels")
+    resized_crop: bool = setting(False, help="one random resized crop per step for the whole batch")
+    flip: bool = setting(False, help="one horizontal flip decision per step for the whole batch")
+    antialias: bool = setting(True, help="whether resizing filters")
+
+    requires = frozenset({"gradients", "class-balanced sets"})
+
+    @property
+    def total_rounds(self) -> int:
+        """Return the optimiser steps per part."""
+        return self.rounds
+
+    def check(self, recipe: Recipe, info: DatasetInfo) -> list[str]:
+        """Refuse networks that are known to have no BatchNorm layer."""
+        return [
+            f"match 'statistics' reads BatchNorm layers, but network '{name}' ({network.arch}) has norm="
+            f"{network.settings['norm']}; use norm=batch or another network."
+            for name, network in recipe.networks.items()
+            if network.settings.get("norm", "batch") != "batch"
+        ]
+
+    def optimise(self) -> dict[str, Optimise]:
+        """Return Adam with a cosine to zero, from a fresh state for every part."""
+        return {"compensators": Optimise(self.lr, self.betas, 1e-8, "cosine")}
+
+    def parts(self, items: Items, makers: tuple[str, ...]) -> list[Part]:
+        """Return one part per compensator, those of one network next to each other."""
+        parts: list[Part] = []
+        for maker, network in enumerate(makers):
+            for unit in items.unit[items.maker == maker].unique():
+                parts.append(Part(len(parts), (items.unit == unit).nonzero().flatten(), network))
+        return parts if self.rounds else []
+
+    def round(self, draft: Draft, ctx: Context) -> dict[str, Tensor]:
+        """Pull every part of the draft towards its network once."""
+        x, target = draft.batch(draft.rows)
+        groups = len(draft.parts)
+        views = [self._augment(z, ctx.rng("view", part=p.index, round=draft.round))
+                 for z, p in zip(x.chunk(groups), draft.parts, strict=True)]
+        z = torch.cat(views) if groups > 1 else views[0]
+        ce, distance = self.losses(_tapped(ctx, draft.parts[0].network), z, target, groups)
+        (dx,) = torch.autograd.grad((self.ce * ce + self.alpha * distance).sum(), x)
+        draft.pull(draft.rows, dx)
+        draft.step()
+        return {"cross-entropy": ce.detach(), "statistics": distance.detach()}
+
+    def losses(self, network: Tapped, z: Tensor, target: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+        """Return CE and R of each group, float32[G]; z float[G * K, C, H, W] pixels, target float[G * K, classes]."""
+        logits, layers = network(z, groups=groups)
+        each = -(target * functional.log_softmax(logits.float(), dim=1)).sum(dim=1)
+        ce = each.view(groups, -1).mean(dim=1)
+        distance = torch.zeros_like(ce)
+        for layer, (mean, var, running_mean, running_var) in enumerate(layers):
+            gap = torch.linalg.vector_norm(running_var - var, dim=1)
+            gap = gap + torch.linalg.vector_norm(running_mean - mean, dim=1)
+            distance = distance + (self.first if layer == 0 else 1.0) * gap
+        return ce, distance
+
+    def _augment(self, x: Tensor, rng: np.random.Generator) -> Tensor:
+        if self.resized_crop:
+            x = _resized_crop(x, rng, self.antialias)
+        if self.flip and rng.random() < 0.5:
+            x = x.flip(3)
+        if self.jitter:
+            down, right = rng.integers(0, self.jitter + 1, 2).tolist()
+            x = torch.roll(x, (down, right), dims=(2, 3))
+        return x
+
+    @torch.no_grad()
+    def facts(self, ctx: Context, content: Content, sealed: Content) -> dict[str, Any]:
+        """Return mean CE and R of some parts: as natural images, as the match saw them, and as a receiver renders them."""
+        store, found = ctx.fields.store, []
+        every = self.parts(content.items, ctx.makers)
+        for part in every[:: max(1, len(every) // MEASURED_PARTS)]:
+            items = content.items[part.rows]
+            natural = store.decode(Content(items=_unlearned(items), pictures=content.pictures), torch.arange(len(items)))
+            forms = (natural, store.decode(content, part.rows, open=True), store.expand(_only(sealed, part.rows)))
+            target = functional.one_hot(items.cls, ctx.info.classes).float().to(ctx.device.torch)
+            for form in forms:
+                pixels = form.float() / 255.0 if form.dtype == torch.uint8 else form
+                ce, distance = self.losses(_tapped(ctx, part.network), pixels.to(ctx.device.torch), target, 1)
+                found.append((float(ce), float(distance)))
+        names = ("natural", "open", "rendered")
+        means = torch.tensor(found).view(-1, 3, 2).mean(dim=0) if found else torch.empty(0, 2)
+        return {
+            f"{what} of {name} images": round(float(means[i, j]), 4)
+            for i, name in enumerate(names[: len(means)])
+            for j, what in enumerate(("cross-entropy", "statistics"))
+        }
+
+
+def _tapped(ctx: Context, name: str) -> Tapped:
+    key = ("tapped", name)
+    if key not in ctx.memo:
+        like = torch.zeros(1, *ctx.info.shape, device=ctx.device.torch)
+        ctx.memo[key] = tap(ctx.network(name), like)
+    made: Tapped = ctx.memo[key]
+    return made
+
+
+def _unlearned(items: Items) -> Items:
+    none = torch.full_like(items.unit, -1)
+    return Items(items.cls, items.stage, items.set, none, none, items.picture)
+
+
+def _only(content: Content, rows: Tensor) -> Content:
+    return Content(content.items[rows], content.pictures, content.arrays)
+
+
+def _resized_crop(x: Tensor, rng: np.random.Generator, antialias: bool) -> Tensor:
+    """Crop 8 to 100 % of the area at a ratio of 3/4 to 4/3 and resize back, one crop for the whole batch."""
+    height, width = x.shape[2:]
+    for _ in range(10):
+        area = height * width * rng.uniform(0.08, 1.0)
+        ratio = float(np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3))))
+        w, h = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
+        if 0 < w <= width and 0 < h <= height:
+            top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+            x = x[:, :, top : top + h, left : left + w]
+            return functional.interpolate(x, (height, width), mode="bilinear", antialias=antialias)
+    return x

@@ -1,0 +1,1 @@
+"""Numbers: students, controls, and what may be said of their difference."""

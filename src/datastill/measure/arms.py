@@ -1,0 +1,118 @@
+"""The arms of a comparison: a method's own set, and its controls as recipe patches, each saved and weighed."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from datastill.artifact import MANIFEST, DistilledDataset
+from datastill.engine import distil, label_content, make_context
+from datastill.fields import Context
+from datastill.label import Dynamic
+from datastill.recipe import Control, Recipe, choice, method
+from datastill.runtime.device import Device
+from datastill.runtime.progress import Reporter
+from datastill.sources import Dataset
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One set that students are trained on; `scale` multiplies the optimiser steps of the comparison."""
+
+    name: str
+    says: str
+    distilled: DistilledDataset
+    scale: float = 1.0
+
+    @property
+    def column(self) -> str:
+        """H, S or D."""
+        return self.distilled.fields.label.column
+
+
+class ArmMaker:
+    """Makes the arms of one distilled set, in folders of their own, so that each is weighed as a receiver stores it."""
+
+    def __init__(
+        self, distilled: DistilledDataset, dataset: Dataset, device: Device, reporter: Reporter, folder: Path
+    ) -> None:
+        self.distilled, self.dataset, self.device, self.reporter = distilled, dataset, device, reporter
+        self.folder = folder
+        self.bytes = distilled.ledger()["total"]
+
+    def own(self) -> Arm:
+        """Return the method's own set."""
+        found = method(self.distilled.recipe.method)
+        return Arm(self.distilled.recipe.method, f"{found.title}, as distilled", self.distilled)
+
+    def make(self, control: Control) -> Arm | None:
+        """Return a control's arm, or None where the control has no meaning for this set."""
+        recipe = self.distilled.recipe
+        if control.needs == "steps":
+            makers = len(recipe.networks) + 1
+            factor = float(makers) if isinstance(self.distilled.fields.label, Dynamic) else 1.0 / makers
+            return Arm(control.name, control.says, self.distilled, factor)
+        patch = dict(control.patch)
+        if control.needs == "norms":
+            norms = self.distilled.facts["counts"].get("compensator_norms")
+            if norms is None or "compensators" not in self.distilled.content.arrays:
+                return None
+            patch["match"] = choice("noise", norms=norms)
+        if control.needs == "sets":
+            patch["store"] = choice("pixels", per_class=self.distilled.facts["counts"]["sets"])
+        if control.needs == "bytes":
+            patch["store"] = choice("pixels", total=self._fill(recipe.patched(patch), control.name))
+        if set(patch) <= {"label", "student"}:
+            return Arm(control.name, control.says, self._relabelled(control.name, patch))
+        return Arm(control.name, control.says, self._distilled(control.name, recipe.patched(patch)))
+
+    def _distilled(self, name: str, recipe: Recipe) -> DistilledDataset:
+        return distil(
+            self.dataset, recipe, device=self.device, reporter=self.reporter, out=self.folder / name, resume=True,
+            source=self.distilled.facts["source"],
+        )  # fmt: skip
+
+    def _context(self, recipe: Recipe) -> Context:
+        return make_context(self.dataset, recipe, self.device, self.reporter)
+
+    def _relabelled(self, name: str, patch: Mapping[str, Any]) -> DistilledDataset:
+        out = self.folder / name
+        if (out / MANIFEST).exists():
+            return DistilledDataset.load(out)
+        ctx = self._context(self.distilled.recipe.patched(patch))
+        facts = {k: v for k, v in self.distilled.facts.items() if k not in ("files", "expanded")}
+        made = label_content(ctx, self.distilled.content, facts)
+        made.save(out)
+        return made
+
+    def _fill(self, recipe: Recipe, name: str) -> int:
+        """Return the largest number of images whose saved set has at most the method's bytes, labels and all.
+
+        Bytes grow with the count, so the answer is closed in from both sides by weighing saved sets.
+        """
+        low, high = self.dataset.info.classes, len(self._context(recipe).real.rows)
+        known: dict[int, int] = {}
+
+        def weigh(count: int) -> int:
+            if count not in known:
+                tried = replace(recipe, store=choice("pixels", total=count))
+                with tempfile.TemporaryDirectory() as folder:
+                    quiet = Reporter()
+                    made = distil(self.dataset, tried, device=self.device, reporter=quiet, out=Path(folder) / name)
+                    known[count] = made.ledger()["total"]
+            return known[count]
+
+        if weigh(low) > self.bytes:
+            return low
+        if len(self.dataset.train) and weigh(guess := min(high, 4 * low)) < self.bytes:
+            per_image = max(1, (weigh(guess) - weigh(low)) // max(1, guess - low))
+            high = min(high, guess + (self.bytes - weigh(guess)) * 2 // per_image + 1)
+        while high - low > 1:
+            slope = (weigh(high) - weigh(low)) / (high - low)
+            middle = low + round((self.bytes - weigh(low)) / max(slope, 1e-9))
+            middle = min(max(middle, low + 1), high - 1)
+            low, high = (middle, high) if weigh(middle) <= self.bytes else (low, middle)
+        return high if weigh(high) <= self.bytes else low

@@ -1,0 +1,1 @@
+"""Tables, plots and pages: functions of measurements, never typed."""

@@ -1,0 +1,141 @@
+"""Tables of a results file for pages (Markdown) and terminals, and the reduced form in which results are committed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from datastill.report import rows as read
+from datastill.report import words
+
+POINTS = 40  # of a committed loss curve
+COLOURS = {"better": "green", "worse": "red", "none": "yellow", "unproven": "yellow"}
+
+
+def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int = 1) -> str:
+    """Return a Markdown table; cells are Markdown already, all but the first `text_columns` are set to the right."""
+    rule = ["---" if i < text_columns else "---:" for i in range(len(headings))]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [headings, rule, *rows])
+
+
+def escaped(text: str) -> str:
+    """Return a stranger's text as Markdown that shows it and does nothing else."""
+    plain = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_\[\]|#!])", r"\\\1", plain)
+
+
+def code(text: str) -> str:
+    """Return a stranger's text as inline code that is safe in a table."""
+    plain = " ".join(text.split()).replace("`", "'").replace("|", "\\|")
+    return f"`{plain}`"
+
+
+def accuracy_tables(results: Mapping[str, Any], student: str) -> str:
+    """Return a student's accuracies: its caption, then one table for each of the columns H, S and D, never one for all."""
+    heading = read.paper_heading(results, student)
+    headings = ["arm", "what it is", "items", "pictures", "steps", "bytes", "of the real set", "top-1, % (n)",
+                "method minus this", "paired test", "verdict", *([heading] if heading else [])]  # fmt: skip
+    parts = [escaped(read.caption(results, student))]
+    for column, lines in read.lines(results, student):
+        cells = [
+            [code(line.arm), escaped(line.says), f"{line.items:,}", f"{line.pictures:,}",
+             f"{line.steps:,}" + ("" if line.same_work else " (other)"), words.size(line.bytes), line.ratio,
+             f"**{line.top1}**" if line.gap is None else line.top1, line.difference, line.test, line.verdict,
+             *([line.paper or ""] if heading else [])]
+            for line in lines
+        ]  # fmt: skip
+        parts.append(f"Column {column} ({words.COLUMNS[column]}):")
+        parts.append(markdown_table(headings, cells, text_columns=2))
+    return "\n\n".join(parts)
+
+
+def teachers_table(results: Mapping[str, Any]) -> str:
+    """Return the networks' own accuracies and bytes, and the bytes of one shipped in fp16 instead of the set."""
+    real = results["real_bytes"][words.CODEC]
+    cells = []
+    for name, found in read.teachers(results):
+        together = found["arch"] == words.ENSEMBLE
+        half = found["bytes"] // 2
+        cells.append(
+            [code(name), f"{found['top1']:.2f}", "" if together else f"{found['steps']:,}", words.size(found["bytes"]),
+             words.size(half), words.share(half, real)]
+        )  # fmt: skip
+    headings = ["network", "top-1, %", "steps", "bytes", "bytes in fp16", "fp16, of the real set"]
+    return markdown_table(headings, cells)
+
+
+def bytes_table(results: Mapping[str, Any]) -> str:
+    """Return the exact bytes of every arm by what they are for, beside the real training images."""
+    cells = [
+        [code(row["arm"]), *(f"{row['bytes'][kind]:,}" for kind in (*words.KINDS, "total"))] for row in read.arms(results)
+    ]
+    blank = [""] * len(words.KINDS)
+    cells += [[says, *blank, f"{count:,}"] for says, count in read.real_lines(results)]
+    return markdown_table(["arm", *words.KINDS, "total"], cells)
+
+
+def times_table(results: Mapping[str, Any]) -> str:
+    """Return the time of each phase."""
+    cells = [[escaped(phase), words.duration(seconds)] for phase, seconds in words.times(results)]
+    return markdown_table(["phase", "time"], cells)
+
+
+def rich_table(results: Mapping[str, Any], student: str) -> Table:
+    """Return a student's accuracies for a terminal, a section for each of the columns H, S and D."""
+    table = Table(title=Text(read.caption(results, student)), title_justify="left")
+    for heading in ("arm", "column"):
+        table.add_column(heading)
+    for heading in ("items", "steps", "bytes", "top-1, % (n)", "method minus this"):
+        table.add_column(heading, justify="right")
+    for column, lines in read.lines(results, student):
+        for line in lines:
+            said = Text(f"{line.difference} {line.verdict}", COLOURS[line.gap["verdict"]]) if line.gap else Text("")
+            table.add_row(
+                Text(line.arm, "" if line.gap else "bold"), column, f"{line.items:,}",
+                f"{line.steps:,}" + ("" if line.same_work else " (other)"), words.size(line.bytes),
+                Text(line.top1, "" if line.gap else "bold"), said,
+            )  # fmt: skip
+        table.add_section()
+    return table
+
+
+def reduce_results(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Return results as they are committed: no embeddings, thinner curves, no path of the machine.
+
+    Numbers, counts, bytes, recipe and versions stay as they are; reducing twice changes nothing more.
+    """
+    rows = [
+        {k: _thinner(v) if k == "losses" else v for k, v in row.items() if k != "embedding"} for row in results["rows"]
+    ]
+    teachers = {
+        name: {k: _thinner(v) if k == "losses" else v for k, v in found.items()}
+        for name, found in results["teachers"].items()
+    }
+    source = dict(results["source"])
+    source["asked"] = without_paths(source["asked"])
+    for key in ("notes", "skipped"):
+        source[key] = [without_paths(text) for text in source[key]]
+    return dict(results) | {
+        "rows": rows,
+        "teachers": teachers,
+        "source": source,
+        "commands": [without_paths(command) for command in results["commands"]],
+        "distilled": PurePath(results["distilled"]).name,
+    }
+
+
+def _thinner(losses: Sequence[float]) -> list[float]:
+    """Return at most `POINTS` means of neighbours."""
+    width = -(-len(losses) // POINTS) or 1
+    parts = [losses[i : i + width] for i in range(0, len(losses), width)]
+    return [round(sum(part) / len(part), 6) for part in parts] if width > 1 else list(losses)
+
+
+def without_paths(text: str) -> str:
+    """Return text with every absolute path cut down to its last name; relative paths and addresses stay."""
+    return re.sub(r"(?<![\w.~:/])(?:[A-Za-z]:)?[\\/](?:[^\s/\\'\"]+[\\/])*([^\s/\\'\"]+)[\\/]?", r"\1", text)

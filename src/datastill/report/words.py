@@ -1,0 +1,143 @@
+"""Numbers and facts as a reader meets them; one wording for terminal, pages and report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from datastill.measure.stats import FEWEST, LEVEL, Summary
+
+COLUMNS = {
+    "H": "hard labels only",
+    "S": "stored soft labels, whose bytes count",
+    "D": "networks label every batch while a student trains, and the networks' bytes count",
+}
+VERDICTS = {
+    "better": "better",
+    "worse": "worse",
+    "none": "none (within noise)",
+    "unproven": f"unproven (n < {FEWEST})",
+}
+KINDS = ("natural images", "compensators", "labels", "items", "teachers", "metadata")
+CODEC = "webp"  # the lossless codec that the real set is weighed under
+ENSEMBLE = "ensemble"
+MINUS = "\u2212"
+
+
+def size(count: float) -> str:
+    """Return bytes in decimal units with three digits: 28.2 kB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 99.95 else f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def share(part: float, whole: float) -> str:
+    """Return part / whole in percent, with two digits below ten percent."""
+    percent = 100 * part / whole
+    return f"{percent:.2g} %" if percent < 10 else f"{percent:.1f} %"
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """Return a number with its sign, minus as a minus."""
+    return f"{value:+.{digits}f}".replace("-", MINUS)
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the two largest units that say something."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s" if seconds >= 0.095 else f"{1000 * seconds:.0f} ms"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def top1(found: Mapping[str, Any]) -> str:
+    """Return `mean ± std (n=...)` of a row's "top1", in percent."""
+    return str(Summary(tuple(found["per_seed"]), found["mean"], found["std"], found["n"]))
+
+
+def paired(gap: Mapping[str, Any]) -> str:
+    """Return t and p of a paired difference, or why there is none."""
+    if gap["t"] is None or gap["p"] is None:
+        return "no test: one seed" if gap["n"] < 2 else "no test: every seed differs by the same"
+    p = "p < 0.001" if gap["p"] < 0.001 else f"p {gap['p']:.3f}"
+    return f"t {gap['t']:.1f}, {p}".replace("-", MINUS)
+
+
+def enumerate_(words: Sequence[str], last: str = "and") -> str:
+    """Return `a, b and c`."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"
+
+
+def what_numbers_mean() -> list[tuple[str, str]]:
+    """Return what every accuracy here obeys, as (word, sentence)."""
+    columns = "; ".join(f"{name}: {says}" for name, says in COLUMNS.items())
+    return [
+        ("Last step, test split, once", "An accuracy is that of a student's last step, measured once on the test split. "
+         "Where a validation split was used instead, the table says so."),
+        ("Mean ± deviation (n)", "n students differ in their seed alone; the deviation is that of the sample. A claim "
+         f"takes {FEWEST} seeds or more."),
+        ("Method minus this", "A paired t test over seeds, two-sided. With p of "
+         f"{LEVEL} or more the difference is within noise and is called none."),
+        ("H, S and D never merge", f"{columns}. Rows of different columns are different comparisons."),
+        ("Equal work", "Every arm has the same student, the same number of optimiser steps and the same number of items "
+         "in each step, except where the table marks other steps."),
+        ("Bytes", "Bytes are those of the files that a receiver stores, labels and metadata included; the ratio is to the "
+         "real training images, each in lossless WebP. Arms named by equal bytes share that axis, the others share the "
+         "nominal images per class."),
+    ]  # fmt: skip
+
+
+def budget(results: Mapping[str, Any]) -> list[str]:
+    """Return the counts of a set in sentences; which of them there are depends on its store and match."""
+    counts, classes = results["counts"], len(results["classes"])
+    said = []
+    if "nominal" in counts:
+        said.append(
+            f"The nominal budget is {counts['nominal']:,} images: {results['ipc']} per class in {classes:,} classes."
+        )
+        left = f"{counts['leftover']:,} were left over and not spent" if counts["leftover"] else "nothing was left over"
+        said.append(
+            f"It bought {counts['natural']:,} natural images ({counts['sets']:,} sets of one per class) and "
+            f"{counts['compensators']:,} compensators, which all classes share; {left}."
+        )
+        said.append(f"Together they expand to {counts['items']:,} items, which is what a student sees.")
+    else:
+        said.append(f"{counts['natural']:,} natural images are {counts['items']:,} items.")
+    if "saturated_share" in counts:
+        said.append(
+            f"Compensators have a root mean square of {counts['compensator_rms']:.3f} and a largest value of "
+            f"{counts['compensator_max']:.3f}, where black is 0 and white is 1. Of the values of natural image plus "
+            f"compensator, {100 * counts['saturated_share']:.1f} % lie outside black and white and are clipped."
+        )
+    return said
+
+
+def losses_before_and_after(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return what the match measured: (form of the images, cross-entropy, distance of statistics); may be empty."""
+    says = {
+        "natural": "natural images, before",
+        "open": "images as they were optimised",
+        "rendered": "images as a receiver renders them",
+    }
+    counts, found = results["counts"], []
+    for form, text in says.items():
+        if f"cross-entropy of {form} images" in counts:
+            found.append((text, f"{counts[f'cross-entropy of {form} images']:.4f}",
+                          f"{counts[f'statistics of {form} images']:.2f}"))  # fmt: skip
+    return found
+
+
+def times(results: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """Return (phase, seconds): of distillation, of each network when it was trained, and of all students of an arm."""
+    found = [(name, s) for name, s in results["seconds"].items() if not name.startswith("train ")]
+    for name, teacher in results["teachers"].items():
+        if teacher["arch"] != ENSEMBLE:
+            found.append((f"train the network {name} (once, then cached)", teacher["seconds"]))
+    by_student: dict[str, list[float]] = {}
+    for row in results["rows"]:
+        by_student.setdefault(row["student"], []).extend(row["seconds"])
+    return found + [(f"train {len(s)} students {name}", sum(s)) for name, s in by_student.items()]

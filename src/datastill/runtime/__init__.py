@@ -1,0 +1,1 @@
+"""Files, locks, seeds, devices and progress: what every room stands on."""

@@ -1,0 +1,25 @@
+"""One folder for what is dear to make: decoded data, teachers, measurements. Safe for several processes at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+import platformdirs
+
+
+def cache_dir() -> Path:
+    """Return the cache folder: `DATASTILL_CACHE` when it is set, else the user's cache directory."""
+    named = os.environ.get("DATASTILL_CACHE")
+    return Path(named) if named else Path(platformdirs.user_cache_dir("datastill"))
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of `path` (a file `NAME.lock` beside it) for the block; other processes wait."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(str(path) + ".lock"):
+        yield

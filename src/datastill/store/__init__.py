@@ -1,0 +1,6 @@
+"""The parameterizations: what is learned and kept, and how it becomes images."""
+
+from datastill.store.compensated import Compensated
+from datastill.store.pixels import Pixels
+
+__all__ = ["Compensated", "Pixels"]

@@ -1,0 +1,83 @@
+"""THE training loop: one generator of steps; progress, checkpoints and counts are its callers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from datastill.recipe import TrainRecipe, Work
+from datastill.runtime.device import Device
+from datastill.runtime.files import load_arrays, save_arrays
+from datastill.runtime.seeds import torch_seeded
+from datastill.training.losses import training_loss
+from datastill.training.optim import learning_rate, load_optimiser_arrays, make_optimiser, optimiser_arrays
+from datastill.training.supply import Batch
+
+
+@dataclass(frozen=True)
+class Step:
+    """One finished optimiser step: its index, and its loss as a detached scalar on the device."""
+
+    index: int
+    loss: Tensor
+
+
+class Learner:
+    """A network under training: weights, optimiser, the steps done and their losses. All of it can be saved."""
+
+    def __init__(self, network: nn.Module, recipe: TrainRecipe, work: Work, seed: int, device: Device) -> None:
+        self.network = network.to(device.torch, memory_format=torch.channels_last)
+        self.recipe, self.work, self.seed, self.device = recipe, work, seed, device
+        self.optimiser = make_optimiser(self.network, recipe)
+        self.losses = torch.zeros(work.steps, device=device.torch)
+        self.step = 0
+        self.draws = any(isinstance(m, nn.Dropout) and m.p > 0 for m in network.modules())
+
+    def save(self, path: Path) -> None:
+        """Write everything that the rest of the training depends on."""
+        arrays = {f"network.{k}": v for k, v in self.network.state_dict().items()}
+        arrays |= {f"optimiser.{k}": v for k, v in optimiser_arrays(self.optimiser).items()}
+        save_arrays(path, arrays | {"losses": self.losses, "step": torch.tensor(self.step)})
+
+    def load(self, path: Path) -> None:
+        """Go on from what `save` wrote."""
+        arrays = load_arrays(path)
+        parts: dict[str, dict[str, Tensor]] = {"network": {}, "optimiser": {}}
+        for name, value in arrays.items():
+            room, _, rest = name.partition(".")
+            if rest:
+                parts[room][rest] = value
+        self.network.load_state_dict(parts["network"])
+        load_optimiser_arrays(self.optimiser, parts["optimiser"])
+        self.losses.copy_(arrays["losses"])
+        self.step = int(arrays["step"])
+
+
+def train(learner: Learner, batches: Iterable[Batch]) -> Iterator[Step]:
+    """Train on `batches`, yielding after every step; nothing is read back from the device inside a step.
+
+    Args:
+        learner: what is trained; its `step` says where the batches begin.
+        batches: `supply(..., start=learner.step)`.
+    """
+    network, optimiser, recipe = learner.network, learner.optimiser, learner.recipe
+    network.train()
+    for batch in batches:
+        rate = learning_rate(recipe, learner.work, learner.step)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        with torch_seeded(learner.seed, "dropout", learner.step) if learner.draws else nullcontext():
+            with learner.device.autocast():
+                logits = network(batch.x)
+            loss = training_loss(recipe, batch.kind, logits, batch.target)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+        optimiser.step()
+        learner.losses[learner.step] = loss.detach()
+        learner.step += 1
+        yield Step(learner.step - 1, loss.detach())

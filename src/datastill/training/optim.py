@@ -1,0 +1,61 @@
+"""Optimisers and schedules from a training recipe, and their state as named arrays."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from datastill.recipe import TrainRecipe, Work
+
+
+def make_optimiser(network: nn.Module, recipe: TrainRecipe) -> torch.optim.Optimizer:
+    """Return the recipe's optimiser over every parameter that wants a gradient."""
+    wanted = [p for p in network.parameters() if p.requires_grad]
+    if recipe.decay == "all":
+        groups = [{"params": wanted, "weight_decay": recipe.weight_decay}]
+    else:
+        groups = [
+            {"params": [p for p in wanted if p.ndim >= 2], "weight_decay": recipe.weight_decay},
+            {"params": [p for p in wanted if p.ndim < 2], "weight_decay": 0.0},
+        ]
+    groups = [g for g in groups if g["params"]]
+    if recipe.optimiser == "sgd":
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, fused=True)
+    kind = torch.optim.AdamW if recipe.optimiser == "adamw" else torch.optim.Adam
+    return kind(groups, lr=recipe.lr, betas=recipe.betas, fused=True)
+
+
+def learning_rate(recipe: TrainRecipe, work: Work, step: int) -> float:
+    """Return the rate of optimiser step `step` (0-based) of `work.steps`.
+
+    Cosine to zero; with hold = "epoch" an epoch keeps the rate of its first step, which is the usual per-epoch
+    cosine where the steps are whole epochs.
+    """
+    at = step - step % work.epoch if recipe.hold == "epoch" else step
+    warm = recipe.warmup * work.epoch
+    if at < warm:
+        return recipe.lr * (0.01 + 0.99 * at / warm)
+    if recipe.schedule == "constant":
+        return recipe.lr
+    return 0.5 * recipe.lr * (1.0 + math.cos(math.pi * (at - warm) / max(work.steps - warm, 1)))
+
+
+def optimiser_arrays(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return the optimiser's state as tensors named `INDEX.NAME`."""
+    return {
+        f"{index}.{name}": value if isinstance(value, Tensor) else torch.tensor(value)
+        for index, state in optimiser.state_dict()["state"].items()
+        for name, value in state.items()
+        if value is not None
+    }
+
+
+def load_optimiser_arrays(optimiser: torch.optim.Optimizer, arrays: dict[str, Tensor]) -> None:
+    """Give the optimiser back what `optimiser_arrays` returned."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in arrays.items():
+        index, _, key = name.partition(".")
+        state.setdefault(int(index), {})[key] = value
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

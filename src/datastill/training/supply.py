@@ -1,0 +1,100 @@
+"""Device-resident training data, and the iterator where order, views, mixing and targets meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datastill.recipe import TrainRecipe, Work
+from datastill.runtime.seeds import rng
+from datastill.training.losses import TargetKind
+from datastill.training.views import View, to_unit
+
+
+@dataclass(frozen=True)
+class Data:
+    """Pictures uint8 or float[N, C, H, W] (floats in [0, 1]), their targets float[N, K] (or None where teachers answer
+    in the loop), the kind of the targets, and classes long[N]."""
+
+    images: Tensor
+    classes: Tensor
+    targets: Tensor | None
+    kind: TargetKind
+
+    def to(self, device: torch.device) -> Data:
+        """Return the data on `device`."""
+        targets = None if self.targets is None else self.targets.to(device)
+        return Data(self.images.to(device), self.classes.to(device), targets, self.kind)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a training step eats: x float[B, C, H, W] pixels, target float[B, K], hard long[B], rows long[B]."""
+
+    x: Tensor
+    target: Tensor
+    hard: Tensor
+    rows: Tensor
+    kind: TargetKind
+
+
+@lru_cache(maxsize=4)
+def _permutation(seed: int, epoch: int, items: int) -> np.ndarray:
+    return rng(seed, "order", epoch).permutation(items)
+
+
+def batch_rows(work: Work, seed: int, step: int) -> np.ndarray:
+    """Return the rows of one step: cuts of an endless chain of permutations, so that every batch is full.
+
+    A short last batch is filled from the next permutation (equal items per step for every arm of a comparison).
+    """
+    at, rows = step * work.batch, []
+    wanted = work.batch
+    while wanted:
+        epoch, start = divmod(at, work.items)
+        piece = _permutation(seed, epoch, work.items)[start : start + wanted]
+        rows.append(piece)
+        at, wanted = at + len(piece), wanted - len(piece)
+    return np.concatenate(rows)
+
+
+def supply(
+    data: Data,
+    work: Work,
+    recipe: TrainRecipe,
+    seed: int,
+    *,
+    start: int = 0,
+    teach: Callable[[Tensor], Tensor] | None = None,
+) -> Iterator[Batch]:
+    """Yield the batches of steps `start`..`work.steps`-1; any step can be had again from the seed alone.
+
+    Args:
+        data: pictures and targets, on the device of the training.
+        work: how many steps of how many items.
+        recipe: crops, flips and mixing.
+        seed: of order and views.
+        start: the first step to yield.
+        teach: asked for the targets of each finished batch (pixels, mixed) instead of `data.targets`.
+    """
+    shape = (data.images.shape[1], data.images.shape[2], data.images.shape[3])
+    device = data.images.device
+    for step in range(start, work.steps):
+        rows = torch.from_numpy(batch_rows(work, seed, step)).to(device, non_blocking=True)
+        view = View.draw(rng(seed, "view", step), work.batch, shape, recipe).to(device)
+        x = view.mix(to_unit(view.apply(data.images[rows])))
+        x = x.contiguous(memory_format=torch.channels_last)
+        if teach is not None:
+            target = teach(x)
+        else:
+            assert data.targets is not None, "data without targets need a teacher"
+            target = view.blend(data.targets[rows])
+        yield Batch(x, target, data.classes[rows], rows, data.kind)

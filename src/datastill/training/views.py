@@ -1,0 +1,98 @@
+"""One batch's augmentation as data: drawn once, applied to any batch again.
+
+B batch, C channels, H W pixels, K classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from datastill.recipe import TrainRecipe
+
+
+@dataclass(frozen=True)
+class View:
+    """The drawn values of one batch; every part may be absent (None).
+
+    pad and shift: random crop out of `pad` pixels of black border, shift long[B, 2] (row, column) in 0..2*pad.
+    flip: bool[B], horizontal. lam and partner: mixing share in [0, 1] and long[B], the batch's permutation.
+    box: (top, bottom, left, right) in pixels, the part that CutMix takes from the partner.
+    """
+
+    pad: int = 0
+    shift: Tensor | None = None
+    flip: Tensor | None = None
+    lam: float = 1.0
+    partner: Tensor | None = None
+    box: tuple[int, int, int, int] | None = None
+
+    @staticmethod
+    def draw(rng: np.random.Generator, batch: int, shape: tuple[int, int, int], recipe: TrainRecipe) -> View:
+        """Draw crops, flips and mixing for a batch of `batch` pictures of `shape` (C, H, W)."""
+        view = View()
+        if recipe.crop:
+            shift = torch.from_numpy(rng.integers(0, 2 * recipe.crop + 1, (batch, 2)))
+            view = replace(view, pad=recipe.crop, shift=shift)
+        if recipe.flip:
+            view = replace(view, flip=torch.from_numpy(rng.random(batch) < 0.5))
+        if recipe.mix != "none":
+            lam = float(rng.beta(recipe.mix_alpha, recipe.mix_alpha))
+            view = replace(view, lam=lam, partner=torch.from_numpy(rng.permutation(batch)))
+            if recipe.mix == "cutmix":
+                view = view._with_box(rng, shape)
+        return view
+
+    def _with_box(self, rng: np.random.Generator, shape: tuple[int, int, int]) -> View:
+        height, width = shape[1:]
+        side = (1.0 - self.lam) ** 0.5
+        top, left = int(rng.integers(height)), int(rng.integers(width))
+        half_h, half_w = int(height * side) // 2, int(width * side) // 2
+        box = (max(top - half_h, 0), min(top + half_h, height), max(left - half_w, 0), min(left + half_w, width))
+        kept = 1.0 - (box[1] - box[0]) * (box[3] - box[2]) / (height * width)
+        return replace(self, lam=kept, box=box)
+
+    def to(self, device: torch.device) -> View:
+        """Return the view with its tensors on `device`."""
+        moved = {k: v.to(device, non_blocking=True) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Crop and flip x [B, C, H, W], of any dtype, channels last in memory."""
+        if self.shift is None and self.flip is None:
+            return x
+        height, width = x.shape[2:]
+        rows = torch.arange(height, device=x.device).expand(len(x), -1)
+        columns = torch.arange(width, device=x.device).expand(len(x), -1)
+        if self.flip is not None:
+            columns = torch.where(self.flip[:, None], width - 1 - columns, columns)
+        if self.shift is not None:
+            x = functional.pad(x, (self.pad,) * 4)
+            rows, columns = rows + self.shift[:, :1], columns + self.shift[:, 1:]
+        item = torch.arange(len(x), device=x.device)[:, None, None]
+        picked = x.permute(0, 2, 3, 1)[item, rows[:, :, None], columns[:, None, :]]
+        return picked.permute(0, 3, 1, 2)
+
+    def mix(self, x: Tensor) -> Tensor:
+        """Mix pictures x float[B, C, H, W] with their partners: a weighted sum (MixUp), or a box (CutMix)."""
+        if self.partner is None:
+            return x
+        if self.box is None:
+            return torch.lerp(x[self.partner], x, self.lam)
+        top, bottom, left, right = self.box
+        mixed = x.clone()
+        mixed[:, :, top:bottom, left:right] = x[self.partner][:, :, top:bottom, left:right]
+        return mixed
+
+    def blend(self, targets: Tensor) -> Tensor:
+        """Mix targets float[B, K], probabilities or logits, by the share that `mix` gave the pictures."""
+        return targets if self.partner is None else torch.lerp(targets[self.partner], targets, self.lam)
+
+
+def to_unit(x: Tensor) -> Tensor:
+    """Return pixels as float32 in [0, 1]: uint8 is divided by 255, floats pass."""
+    return x.float().div_(255.0) if x.dtype == torch.uint8 else x
