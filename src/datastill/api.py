@@ -29,6 +29,7 @@ def distill(
     resume: bool = False,
     device: str = "auto",
     precision: str = "auto",
+    compile: bool = False,
     reporter: Reporter | None = None,
     command: str = "",
     source: dict[str, Any] | None = None,
@@ -45,6 +46,7 @@ def distill(
         resume: go on with an unfinished run in `out`.
         device: auto, cpu or cuda.
         precision: auto, float32 or bf16.
+        compile: compile networks before they are trained; pays on a GPU and on long runs.
         reporter: told about phases; None is silent.
         command, source: recorded in the manifest.
 
@@ -54,7 +56,7 @@ def distill(
     data = load(dataset) if isinstance(dataset, str) else dataset
     made = compose(recipe, data.info, ipc=ipc, seed=seed, changes=changes) if isinstance(recipe, str) else recipe
     return distil(
-        data, made, device=open_device(device, precision), reporter=reporter or Reporter(),
+        data, made, device=open_device(device, precision, compile=compile), reporter=reporter or Reporter(),
         out=None if out is None else Path(out), resume=resume, command=command, source=source,
     )  # fmt: skip
 
@@ -71,6 +73,7 @@ def evaluate(
     run: str | Path | None = None,
     device: str = "auto",
     precision: str = "auto",
+    compile: bool = False,
     reporter: Reporter | None = None,
     command: str = "",
 ) -> dict[str, Any]:
@@ -84,19 +87,20 @@ def evaluate(
         controls: whether to run the method's controls, or the names of those to run.
         steps: optimiser steps of every student; None takes the recipe's.
         split: "test", or "validation" for choices.
-        run: folder of the results; None takes RUN beside nothing: a temporary folder that is removed.
-        device, precision, reporter, command: as in `distill`.
+        run: folder of the results; None takes a temporary one, which is removed.
+        device, precision, compile, reporter, command: as in `distill`.
 
     Raises: DatastillError, in sentences that say what would do.
     """
     made = DistilledDataset.load(distilled) if isinstance(distilled, (str, Path)) else distilled
     plan = Plan.of(made, students, seeds=seeds, controls=controls, steps=steps, split=split)
     data = dataset if dataset is not None else load_again(made)
-    tools = {"device": open_device(device, precision), "reporter": reporter or Reporter(), "command": command}
+    opened = open_device(device, precision, compile=compile)
     with tempfile.TemporaryDirectory() as temporary:
         if made.folder is None:
             made.save(Path(temporary) / "set")
-        return _evaluate(made, data, plan, run=Path(run) if run else Path(temporary) / "run", **tools)  # type: ignore[arg-type]
+        folder = Path(run) if run else Path(temporary) / "run"
+        return _evaluate(made, data, plan, run=folder, device=opened, reporter=reporter or Reporter(), command=command)
 
 
 def load_again(distilled: DistilledDataset) -> Dataset:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -41,6 +42,8 @@ MANIFEST, PICTURES, ITEMS, ARRAYS, CARD = (
     "manifest.json", "images.parquet", "items.parquet", "arrays.safetensors", "README.md"
 )  # fmt: skip
 LABELS = "labels/logits.safetensors"
+LABEL_KINDS = {"H": "classes", "S": "logits", "D": "teachers"}
+LARGEST = 4096  # pixels of a side, far above what a set is decoded to
 KINDS = {PICTURES: "natural images", ITEMS: "items", ARRAYS: "compensators", LABELS: "labels"}
 
 
@@ -61,10 +64,10 @@ class DistilledDataset:
     teachers: dict[str, Network] = field(default_factory=dict)
     folder: Path | None = None
 
-    @property
+    @cached_property
     def fields(self) -> Fields:
         """The recipe's choices as objects."""
-        return resolve(self.recipe, self.info)
+        return resolve(self.recipe, self.info, run=False)
 
     def __len__(self) -> int:
         return len(self.content.items)
@@ -124,7 +127,7 @@ class DistilledDataset:
         self.facts["expanded"] = {
             "shape": list(images.shape), "dtype": _dtype(images), "sha256": tensor_sha256(images)
         }  # fmt: skip
-        write_bytes(folder / CARD, card(self.recipe, self.info, self.classes, self.facts, self.labels.kind).encode())
+        write_bytes(folder / CARD, self._card().encode())
         files = {
             name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)}
             for name in [*written, CARD]
@@ -133,6 +136,10 @@ class DistilledDataset:
         write_json(folder / MANIFEST, self._manifest())
         self.folder = folder
         return folder
+
+    def _card(self) -> str:
+        lossless = self.content.pictures.encoded is None
+        return card(self.recipe, self.info, self.classes, self.facts, self.labels.kind, lossless=lossless)
 
     def _manifest(self) -> dict[str, Any]:
         pictures, arrays = self.content.pictures, self.content.arrays
@@ -168,7 +175,7 @@ class DistilledDataset:
         manifest = read_json(folder / MANIFEST)
         try:
             return cls._read(folder, manifest)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
             raise DatastillError(f"'{folder / MANIFEST}' is not a manifest of this format: {error!r}.") from error
 
     @classmethod
@@ -178,18 +185,24 @@ class DistilledDataset:
         recipe = Recipe.from_plain(manifest["recipe"], f"'{folder / MANIFEST}'")
         classes = tuple(map(str, manifest["data"]["classes"]))
         info = _info(manifest["data"], len(classes), folder)
-        resolve(recipe, info)
-        check_files(folder, manifest["files"])
-        pictures = _read_pictures(folder / PICTURES, manifest["pictures"], info)
-        items = _read_items(folder / ITEMS, int(manifest["items"]), len(pictures.cls), len(classes))
-        arrays = _read_arrays(folder / ARRAYS, manifest["arrays"], "store.") if manifest["arrays"] else {}
+        column = resolve(recipe, info, run=False).label.column
         kind, teachers = manifest["labels"]["kind"], tuple(manifest["labels"]["teachers"])
+        if kind != LABEL_KINDS[column]:
+            raise DatastillError(f"'{folder}' says that its labels are {kind!r}, which its recipe does not make.")
+        weights = {name: f"teachers/{i}.safetensors" for i, name in enumerate(teachers)}
+        needed = [PICTURES, ITEMS, *weights.values()]
+        needed += [ARRAYS] * bool(manifest["arrays"]) + [LABELS] * (kind == "logits")
+        check_files(folder, manifest["files"], needed)
+        pictures = _read_pictures(folder / PICTURES, manifest["pictures"], info)
+        arrays = _read_arrays(folder / ARRAYS, manifest["arrays"], "store.") if manifest["arrays"] else {}
+        high = {"cls": len(classes), "maker": len(recipe.networks), "unit": max(map(len, arrays.values()), default=0),
+                "picture": len(pictures.cls)}  # fmt: skip
+        items = _read_items(folder / ITEMS, int(manifest["items"]), high)
         values = None
         if kind == "logits":
             wanted = {"logits": {"shape": [len(items), len(classes)], "dtype": "float16"}}
             values = _read_arrays(folder / LABELS, wanted, "label.")["logits"]
-        networks = {name: _read_teacher(folder / f"teachers/{i}.safetensors", recipe, name, info)
-                    for i, name in enumerate(teachers)}  # fmt: skip
+        networks = {name: _read_teacher(folder / path, recipe, name, info) for name, path in weights.items()}
         own = ("format", "recipe", "data", "pictures", "items", "arrays", "labels")
         facts = {k: v for k, v in manifest.items() if k not in own}
         made = cls(recipe, info, classes, Content(items, pictures, arrays), Labels(kind, values, teachers), facts,
@@ -229,8 +242,11 @@ def tensor_sha256(x: Tensor) -> str:
     return hashlib.sha256(x.contiguous().numpy().tobytes()).hexdigest()
 
 
-def check_files(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
-    """Check that every named file lies inside the folder with the size and hash that are claimed."""
+def check_files(folder: Path, files: Mapping[str, Mapping[str, Any]], needed: Iterable[str] = ()) -> None:
+    """Check that the needed files are named, and that every named file lies inside with the size and hash claimed."""
+    for name in needed:
+        if name not in files:
+            raise DatastillError(f"the manifest of '{folder}' does not name '{name}', which its other entries need.")
     inside = folder.resolve()
     for name, claim in files.items():
         path = folder / name
@@ -242,9 +258,6 @@ def check_files(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
             raise DatastillError(f"'{path}' has {path.stat().st_size} bytes, but the manifest says {claim['bytes']}.")
         if sha256_file(path) != claim["sha256"]:
             raise DatastillError(f"'{path}' is not the file that the manifest describes: its SHA-256 differs.")
-    for name in (PICTURES, ITEMS):
-        if name not in files:
-            raise DatastillError(f"the manifest of '{folder}' does not name {name}.")
 
 
 def _dtype(x: Tensor) -> str:
@@ -275,25 +288,31 @@ def _info(data: Mapping[str, Any], classes: int, folder: Path) -> DatasetInfo:
     mistakes: list[str] = []
     claimed = {k: v for k, v in data.items() if k != "classes"} | {"classes": classes}
     info = build(DatasetInfo, claimed, "data", mistakes)
+    if not mistakes and (info.shape[0] not in (1, 3) or min(info.shape) < 1 or max(info.shape) > LARGEST):
+        mistakes.append(f"images of shape {info.shape} are not supported.")
+    if not mistakes and {len(info.mean), len(info.std)} != {info.shape[0]}:
+        mistakes.append("there must be one mean and one deviation per channel.")
     if mistakes:
         raise DatastillError(f"'{folder / MANIFEST}': " + " ".join(mistakes))
     return cast(DatasetInfo, info)
 
 
-def _read_table(path: Path, rows: int) -> pa.Table:
+def _read_table(path: Path, rows: int, columns: Sequence[str]) -> pa.Table:
     try:
         file = pq.ParquetFile(path)
         if file.metadata.num_rows != rows:
             raise DatastillError(f"'{path}' has {file.metadata.num_rows} rows, but the manifest says {rows}.")
-        table = file.read()
+        table = file.read(columns=list(columns))
         table.validate(full=True)
-    except pa.ArrowException as error:
+        if any(column.null_count for column in table.columns):
+            raise DatastillError(f"'{path}' has empty cells.")
+    except (pa.ArrowException, OSError) as error:
         raise DatastillError(f"'{path}' is not a readable Parquet file: {error}.") from error
     return table
 
 
 def _read_pictures(path: Path, claim: Mapping[str, Any], info: DatasetInfo) -> Pictures:
-    table = _read_table(path, int(claim["count"]))
+    table = _read_table(path, int(claim["count"]), ("image", "label", "id"))
     labels = torch.tensor(table["label"].to_numpy(), dtype=torch.long)
     _check_range(path, "label", labels, 0, info.classes)
     codec = str(claim["codec"])
@@ -303,16 +322,16 @@ def _read_pictures(path: Path, claim: Mapping[str, Any], info: DatasetInfo) -> P
         planes = decode_picture(data, f"{path}: picture {i}", max_pixels=info.shape[1] * info.shape[2])
         if planes.shape != info.shape:
             raise DatastillError(f"'{path}': picture {i} is {planes.shape}, but the manifest says {info.shape}.")
-        pixels[i] = torch.from_numpy(planes)
+        pixels[i] = torch.tensor(planes)
     kept = tuple(files) if codec == "jpeg" else None
     return Pictures(pixels, labels, tuple(table["id"].to_pylist()), codec, kept)
 
 
-def _read_items(path: Path, count: int, pictures: int, classes: int) -> Items:
-    table = _read_table(path, count)
+def _read_items(path: Path, count: int, high: Mapping[str, int]) -> Items:
+    table = _read_table(path, count, COLUMNS)
     columns = {name: torch.from_numpy(np.array(table[name].to_numpy(), dtype=np.int64)) for name in COLUMNS}
-    _check_range(path, "cls", columns["cls"], 0, classes)
-    _check_range(path, "picture", columns["picture"], -1, pictures)
+    for name, values in columns.items():
+        _check_range(path, name, values, -1 if name in ("maker", "unit", "picture") else 0, high.get(name, 1 << 31))
     return Items.of(**columns)
 
 
@@ -333,7 +352,9 @@ def _read_arrays(path: Path, claims: Mapping[str, Mapping[str, Any]], prefix: st
 def _read_teacher(path: Path, recipe: Recipe, name: str, info: DatasetInfo) -> Network:
     made = recipe.networks[name]
     space = Space(info.mean, info.std)
-    network = create_network(made.arch, classes=info.classes, shape=info.shape, space=space, **made.settings)
+    network = create_network(
+        made.arch, classes=info.classes, shape=info.shape, space=space, seed=made.seed, **made.settings
+    )
     arrays = load_arrays(path)
     shapes = {k: tuple(v.shape) for k, v in network.state_dict().items()}
     if {k: tuple(v.shape) for k, v in arrays.items()} != shapes:

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import torch
 import typer
 from rich.console import Console
@@ -45,6 +44,7 @@ console = Console()
 
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Precision = Annotated[str, typer.Option(help="auto (bf16 on CUDA, float32 on a CPU), float32 or bf16.")]
+Compile = Annotated[bool, typer.Option("--compile", help="Compile networks before training: pays on a GPU.")]
 Changes = Annotated[
     list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change the recipe: --set match.rounds=200.")
 ]
@@ -55,17 +55,18 @@ Folder = Annotated[Path, typer.Argument(help="Folder of a distilled set.")]
 def distill(
     source: Annotated[str, typer.Argument(help="A name, a folder of class folders, a Parquet file, hf:OWNER/NAME.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
-    method: Annotated[str, typer.Option(help="See `datastill methods`.")] = "infer",
-    ipc: Annotated[int, typer.Option(help="Nominal images per class.")] = 10,
-    recipe: Annotated[Path | None, typer.Option(help="A recipe file (YAML) instead of --method and --ipc.")] = None,
+    method: Annotated[str | None, typer.Option(help="See `datastill methods`; default infer.")] = None,
+    ipc: Annotated[int | None, typer.Option(help="Nominal images per class; default 10.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="A recipe file (YAML) instead of --method.")] = None,
     set_: Changes = None,
     teachers: Annotated[str | None, typer.Option(help="Networks: resnet18,'convnet(width=64)'.")] = None,
     classes: Annotated[str | None, typer.Option(help="Keep only these classes: cat,dog.")] = None,
     size: Annotated[int | None, typer.Option(help="Side of the square images, in pixels.")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable images out, and count them.")] = False,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Of everything random; default 0.")] = None,
     device: Device = "auto",
     precision: Precision = "auto",
+    compile_: Compile = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run in the folder.")] = False,
     show_recipe: Annotated[bool, typer.Option("--show-recipe", help="Print the whole recipe, and stop.")] = False,
 ) -> None:
@@ -75,13 +76,7 @@ def distill(
     """
     chosen = tuple(c.strip() for c in classes.split(",")) if classes else None
     data = load(source, classes=chosen, size=size, skip_bad=skip_bad)
-    changes = list(set_ or [])
-    if recipe is None:
-        made = compose(method, data.info, ipc=ipc, seed=seed, changes=changes)
-    else:
-        made = Recipe.from_yaml(recipe).changed(changes)
-    if teachers:
-        made = made.with_networks(teachers).changed([c for c in changes if c.startswith("networks.")])
+    made = _recipe(data, method, recipe, {"ipc": ipc, "seed": seed}, set_ or [], teachers)
     resolve(made, data.info)
     if show_recipe:
         console.print(made.to_yaml(), highlight=False, soft_wrap=True)
@@ -89,11 +84,30 @@ def distill(
     _introduce(data, made)
     asked = {"asked": source, "classes": list(chosen or []), "size": size, "skip_bad": skip_bad}
     distilled = distill_set(
-        data, made, out=out, resume=resume, device=device, precision=precision, reporter=Terminal(console),
+        data, made, out=out, resume=resume, device=device, precision=precision, compile=compile_,
+        reporter=Terminal(console),
         command=_command(), source=asked,
     )  # fmt: skip
     _describe(distilled)
     console.print(f"Written to {out}. Next: datastill evaluate {shlex.quote(str(out))}", soft_wrap=True)
+
+
+def _recipe(
+    data: Dataset,
+    method: str | None,
+    file: Path | None,
+    numbers: dict[str, int | None],
+    changes: Sequence[str],
+    teachers: str | None,
+) -> Recipe:
+    """Compose a recipe: a preset or a file, then its numbers and changes, its networks, and changes of these."""
+    if file and method:
+        raise DatastillError("--recipe and --method were both given; a recipe file names its method itself.")
+    given = [f"{name}={value}" for name, value in numbers.items() if value is not None]
+    of_networks = [c for c in changes if c.startswith("networks.")]
+    others = given + [c for c in changes if c not in of_networks]
+    made = Recipe.from_yaml(file).changed(others) if file else compose(method or "infer", data.info, changes=others)
+    return (made.with_networks(teachers) if teachers else made).changed(of_networks)
 
 
 @app.command()
@@ -108,15 +122,15 @@ def evaluate(
     run: Annotated[Path | None, typer.Option(help="Folder of results; default FOLDER-run.")] = None,
     device: Device = "auto",
     precision: Precision = "auto",
+    compile_: Compile = False,
 ) -> None:
     """Train students on a distilled set and on its controls: same steps, same seeds, last step, test split once.
 
     Example: datastill evaluate small --students convnet,resnet18 --seeds 3
     """
-    results = _evaluate(folder, students, seeds=seeds, controls=only.split(",") if only else controls, steps=steps,
+    _evaluate(folder, students, seeds=seeds, controls=only.split(",") if only else controls, steps=steps,
                         split=split, run=run or folder.with_name(folder.name + "-run"), device=device,
-                        precision=precision)  # fmt: skip
-    del results
+                        precision=precision, compile=compile_)  # fmt: skip
 
 
 def _evaluate(folder: Path, students: str, *, run: Path, **options: Any) -> dict[str, Any]:
@@ -285,19 +299,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = [w for w in words if w != "--debug"]
     try:
         code = app(args=words, prog_name="datastill", standalone_mode=False)
-    except (DatastillError, click.ClickException, click.exceptions.Abort, KeyboardInterrupt) as error:
-        if debug:
+    except (Exception, KeyboardInterrupt) as error:
+        said = _sentence(error)
+        if debug or said is None:
             raise
-        code = _complain(error)
+        print(f"datastill: {said[0]}", file=sys.stderr)
+        sys.exit(said[1])
     sys.exit(code or 0)
 
 
-def _complain(error: BaseException) -> int:
-    if isinstance(error, click.ClickException):
-        print(f"datastill: {error.format_message()}", file=sys.stderr)
-        return 2
+def _sentence(error: BaseException) -> tuple[str, int] | None:
+    """Return what to tell a person and the exit code, or None for a mistake of our own."""
     if isinstance(error, DatastillError):
-        print(f"datastill: {error}", file=sys.stderr)
-        return 2
-    print("datastill: interrupted; the same command with --resume goes on from here.", file=sys.stderr)
-    return 130
+        return str(error), 2
+    if isinstance(error, (KeyboardInterrupt, typer.Abort)):
+        return "interrupted; the same command with --resume goes on from here.", 130
+    # Typer brings its parser's errors from Click or from a copy of it, depending on its version.
+    tell = getattr(error, "format_message", None)
+    return (tell(), 2) if tell else None

@@ -14,7 +14,7 @@ import numpy as np
 from datastill.artifact import MANIFEST, DistilledDataset
 from datastill.draft import Draft
 from datastill.errors import DatastillError
-from datastill.fields import Content, Context, Fields, Labels, Part, Real, resolve
+from datastill.fields import Content, Context, Labels, Part, Real, resolve
 from datastill.recipe import Recipe
 from datastill.runtime.cache import locked
 from datastill.runtime.device import Device
@@ -24,7 +24,7 @@ from datastill.runtime.versions import versions
 from datastill.sources import Dataset, encoded_train_bytes
 from datastill.training.bank import CHECKPOINT_SECONDS, Bank
 
-WORK = ".work"
+WORK, STAMP = ".work", "run.json"
 # Values per forward pass of grouped parts: enough to fill the device, few enough to stay in its caches.
 GROUP_VALUES = {"cpu": 64 * 3 * 32 * 32, "cuda": 2048 * 3 * 32 * 32}
 
@@ -69,23 +69,28 @@ def distil(
     ctx = make_context(dataset, recipe, device, reporter)
     if out is None:
         return _realise(ctx, dataset, None, command, source)
-    with locked(out / WORK / "run"):
-        work = _Work.open(out, recipe, dataset, resume)
-        if work.finished:
-            made = DistilledDataset.load(out)
-        else:
-            made = _realise(ctx, dataset, work, command, source)
-            made.save(out)
-            write_json(out / "run.json", {"seconds": reporter.seconds, "device": device.describe()})
-    shutil.rmtree(out / WORK, ignore_errors=True)
+    if out.exists() and not out.is_dir():
+        raise DatastillError(f"'{out}' is a file; choose another --out.")
+    finished = False
+    try:
+        with locked(out / WORK / "run"):
+            work = _Work.open(out, ctx, resume)
+            if work.finished:
+                made = DistilledDataset.load(out)
+            else:
+                made = _realise(ctx, dataset, work, command, source)
+                made.save(out)
+                write_json(out / "run.json", {"seconds": reporter.seconds, "device": device.describe()})
+            finished = True
+    finally:
+        if finished or not (out / WORK / STAMP).exists():  # done, or refused before anything was begun
+            shutil.rmtree(out / WORK, ignore_errors=True)
     return made
 
 
 def _realise(
     ctx: Context, dataset: Dataset, work: _Work | None, command: str, source: Mapping[str, Any] | None
 ) -> DistilledDataset:
-    for name in ctx.makers:
-        ctx.network(name)
     content = build_content(ctx, work)
     sealed = ctx.fields.store.seal(content)
     counts = ctx.fields.store.facts(content, ctx) | ctx.fields.match.facts(ctx, content, sealed)
@@ -111,10 +116,12 @@ def label_content(ctx: Context, sealed: Content, facts: dict[str, Any]) -> Disti
 
 
 def build_content(ctx: Context, work: _Work | None = None) -> Content:
-    """Open the store and run every round of the match; returns the open content."""
+    """Open the store, prepare the networks and run every round of the match; returns the open content."""
     (stage,) = ctx.fields.stages.plan(ctx.recipe)
     ctx.stage = stage.index
-    content = ctx.fields.store.begin(ctx)
+    content = ctx.fields.store.begin(ctx)  # first: it refuses a class with too few images, which no training repairs
+    for name in ctx.makers:
+        ctx.network(name)
     match = ctx.fields.match
     groups = _groups(match.parts(content.items, ctx.makers), ctx)
     if not groups:
@@ -171,9 +178,9 @@ class _Work:
     finished: bool
 
     @classmethod
-    def open(cls, out: Path, recipe: Recipe, dataset: Dataset, resume: bool) -> _Work:
-        folder, stamp = out / WORK, out / WORK / "run.json"
-        key = digest_of([recipe.plain(), dataset.fingerprint])
+    def open(cls, out: Path, ctx: Context, resume: bool) -> _Work:
+        folder, stamp = out / WORK, out / WORK / STAMP
+        key = digest_of([ctx.recipe.plain(), ctx.real.fingerprint])
         if (out / MANIFEST).exists():
             if resume and digest_of(_made_from(out)) == key:
                 return cls(folder, True)
@@ -181,18 +188,24 @@ class _Work:
         started = stamp.exists()
         if started and not resume:
             raise DatastillError(f"'{out}' holds an unfinished run; add --resume to go on, or choose another --out.")
-        if started and read_json(stamp)["key"] != key:
+        made_by = {"key": key, "precision": ctx.device.precision}
+        if started and read_json(stamp) != made_by:
             raise DatastillError(
-                f"'{out}' holds an unfinished run of another recipe or data set; repeat its command with --resume, or "
-                "choose another --out."
+                f"'{out}' holds an unfinished run of another recipe, data set or precision; repeat its command with "
+                "--resume, or choose another --out."
             )
         strangers = sorted(p.name for p in out.iterdir() if p.name not in (WORK,)) if not started else []
         if strangers:
             raise DatastillError(f"'{out}' is not empty ('{strangers[0]}' is there); choose another --out.")
-        write_json(stamp, {"key": key})
+        for part in out.rglob(".*.part"):  # of files that were being written when an earlier run was killed
+            part.unlink()
+        write_json(stamp, made_by)
         return cls(folder, False)
 
 
 def _made_from(out: Path) -> list[Any]:
     manifest = read_json(out / MANIFEST)
-    return [manifest["recipe"], manifest["source"]["fingerprint"]]
+    try:
+        return [manifest["recipe"], manifest["source"]["fingerprint"]]
+    except (KeyError, TypeError):  # no manifest of ours
+        return []

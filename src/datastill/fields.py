@@ -10,7 +10,6 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import numpy as np
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from datastill.errors import DatastillError, suggestion
-from datastill.networks import Network
+from datastill.networks import Network, sketch
 from datastill.recipe import Choice, DatasetInfo, Recipe, TrainRecipe, Work
 from datastill.runtime.device import Device
 from datastill.runtime.files import digest_of
@@ -139,7 +138,7 @@ class Real:
                     f"'{dataset.classes[k]}'; hold out fewer."
                 )
             held.append(rows[torch.from_numpy(rng(seed, "validation", k).permutation(len(rows))[:share])])
-        self.held_out = torch.cat(held).sort().values if held else torch.empty(0, dtype=torch.long)
+        self.held_out = torch.cat(held).sort().values
         keep = torch.ones(len(labels), dtype=torch.bool)
         keep[self.held_out] = False
         self.rows = keep.nonzero().flatten()
@@ -341,11 +340,6 @@ class Fields:
     label: Label
     stages: Stages
 
-    @cached_property
-    def all(self) -> tuple[Field, ...]:
-        """The five, in order."""
-        return (self.select, self.store, self.match, self.label, self.stages)
-
 
 ROOMS = ("select", "store", "match", "label", "stages")
 _CHOICES: dict[str, dict[str, type[Field]]] = {room: {} for room in ROOMS}
@@ -378,24 +372,34 @@ def make_choice(room: str, chosen: Choice, mistakes: list[str]) -> Field | None:
     return cast("Field | None", build(known[chosen.kind], chosen.settings, room, mistakes))
 
 
-def resolve(recipe: Recipe, info: DatasetInfo) -> Fields:
-    """Make the objects of a recipe and check that they fit each other and the data set.
+def resolve(recipe: Recipe, info: DatasetInfo, *, run: bool = True) -> Fields:
+    """Make the objects of a recipe; for a run, check that they fit each other, the data set and its networks.
 
     Raises: DatastillError with every mistake, a sentence each, before any heavy work.
     """
     mistakes: list[str] = []
     made = {room: make_choice(room, getattr(recipe, room), mistakes) for room in ROOMS}
-    if not mistakes:
-        fields = cast(list[Field], list(made.values()))
-        provided = frozenset().union(*(f.provides for f in fields))
-        for choice_ in fields:
-            missing = sorted(choice_.requires - provided)
-            if missing:
-                mistakes.append(
-                    f"{choice_.room} '{choice_.name}' needs {' and '.join(missing)}, which no other choice of this "
-                    "recipe provides."
-                )
-            mistakes += choice_.check(recipe, info)
+    if run:
+        mistakes += _misfits([f for f in made.values() if f is not None], recipe, info)
     if mistakes:
         raise DatastillError(" ".join(mistakes))
     return Fields(**cast(dict[str, Any], made))
+
+
+def _misfits(fields: list[Field], recipe: Recipe, info: DatasetInfo) -> list[str]:
+    mistakes = []
+    provided = frozenset().union(*(f.provides for f in fields))
+    for choice_ in fields:
+        missing = sorted(choice_.requires - provided)
+        if missing and len(fields) == len(ROOMS):  # a choice that could not be made might have provided it
+            mistakes.append(
+                f"{choice_.room} '{choice_.name}' needs {' and '.join(missing)}, which no other choice of this recipe "
+                "provides."
+            )
+        mistakes += choice_.check(recipe, info)
+    for name, network in recipe.networks.items():
+        try:
+            sketch(network.arch, classes=info.classes, shape=info.shape, **network.settings)
+        except DatastillError as error:
+            mistakes.append(f"network '{name}': {error}")
+    return mistakes

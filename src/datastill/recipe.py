@@ -5,6 +5,7 @@ Imports nothing of the library but its error and its settings, so that method fi
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import importlib
 import math
@@ -78,7 +79,7 @@ class TrainRecipe:
     optimiser: Literal["sgd", "adamw", "adam"] = setting("sgd")
     lr: float = setting(0.1, low=0.0)
     momentum: float = setting(0.9, low=0.0, high=1.0, help="SGD only")
-    betas: tuple[float, float] = setting((0.9, 0.999), help="Adam and AdamW only")
+    betas: tuple[float, float] = setting((0.9, 0.999), low=0.0, high=0.999999, help="Adam and AdamW only")
     weight_decay: float = setting(5e-4, low=0.0)
     decay: Literal["all", "matrices"] = setting("all", help="whether biases and affine parameters decay too")
     schedule: Literal["cosine", "constant"] = setting("cosine")
@@ -111,23 +112,44 @@ class NetworkRecipe:
 
 
 def read_networks(text: str) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Read `resnet18,convnet(width=64)` as label -> (architecture, settings); the label is the entry as written.
+    """Read `resnet18,convnet(width=64)` as label -> (architecture, settings); the label reads back to the same two.
 
-    Raises: DatastillError for an entry that is neither NAME nor NAME(setting=value, ...), or that stands there twice.
+    Raises: DatastillError for an entry that is neither NAME nor NAME(setting=value, ...), one that stands there twice,
+        or no entry at all.
     """
     found: dict[str, tuple[str, dict[str, Any]]] = {}
-    for entry in re.findall(r"[^,(]+(?:\([^)]*\)?)?", text):
+    for entry in filter(str.strip, re.findall(r"[^,(]+(?:\([^)]*\)?)?", text)):
         match = re.fullmatch(r"\s*([\w.:/+-]+)\s*(?:\((.*)\))?\s*", entry)
-        if not match:
-            raise DatastillError(f"'{entry.strip()}' is no network; write NAME or NAME(setting=value), with commas between.")
-        settings: dict[str, Any] = {}
-        for change in filter(str.strip, (match[2] or "").split(",")):
-            apply_change(settings, change.strip())
-        label = match[1] + (f"({', '.join(f'{k}={v}' for k, v in settings.items())})" if settings else "")
+        settings = _read_settings(match[2] or "") if match else None
+        if match is None or settings is None:
+            raise DatastillError(
+                f"'{entry.strip()}' is no network; write NAME or NAME(setting=value), with commas between."
+            )
+        label = match[1] + (f"({', '.join(f'{k}={_written(v)}' for k, v in settings.items())})" if settings else "")
         if label in found:
             raise DatastillError(f"the network '{label}' is named twice; name it once.")
         found[label] = (match[1], settings)
+    if not found:
+        raise DatastillError(f"'{text}' names no network; write NAME or NAME(setting=value), with commas between.")
     return found
+
+
+def _read_settings(text: str) -> dict[str, Any] | None:
+    """Read `width=64, norm=batch`; returns None where it is something else."""
+    settings: dict[str, Any] = {}
+    for change in filter(str.strip, text.split(",")):
+        name, _, value = change.partition("=")
+        if not name.strip().isidentifier() or not value.strip():
+            return None
+        try:
+            settings[name.strip()] = yaml.load(value, _Reader)
+        except YAML_ERRORS:
+            return None
+    return settings
+
+
+def _written(value: Any) -> str:
+    return yaml.dump(value, Dumper=_Writer, default_flow_style=True, width=math.inf).splitlines()[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +175,7 @@ class Recipe:
 
     def to_yaml(self) -> str:
         """Return the recipe as YAML that `Recipe.from_yaml` reads back to an equal one."""
-        return yaml.safe_dump(self.plain(), sort_keys=False)
+        return yaml.dump(self.plain(), Dumper=_Writer, sort_keys=False)
 
     @classmethod
     def from_plain(cls, data: Any, where: str = "the recipe") -> Recipe:
@@ -193,33 +215,57 @@ class Recipe:
         return Recipe.from_plain(self.plain() | {key: plain(value) for key, value in patch.items()})
 
 
+class _Reader(yaml.SafeLoader):
+    """YAML in which 1e-3 is a number, as in its version 1.2, and without aliases: what they expand to has no bound."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it holds an alias (*name), which is not read here")
+        return super().compose_node(parent, index)
+
+
+class _Writer(yaml.SafeDumper):
+    """The same for writing: a text '1e-3' gets quotes."""
+
+
+for _kind in (_Reader, _Writer):
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+    )
+
+# Beside its own errors the parser raises ValueError (a date or a number that cannot be) and RecursionError (nesting).
+YAML_ERRORS = (yaml.YAMLError, ValueError, RecursionError)
+
+
 def read_yaml(path: Path) -> Any:
     """Parse a YAML file without running anything in it."""
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), _Reader)
     except OSError as error:
         raise DatastillError(f"the recipe file '{path}' cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except YAML_ERRORS as error:
         raise DatastillError(f"the recipe file '{path}' is not YAML: {' '.join(str(error).split())}.") from error
 
 
 def apply_change(data: dict[str, Any], change: str) -> None:
     """Apply one `path=value` to plain data, in place. Raises: DatastillError for a path that leads nowhere."""
     path, equals, text = change.partition("=")
+    path = path.strip()
     if not equals or not path:
         raise DatastillError(f"--set wants path=value, not '{change}'; for example --set match.rounds=50.")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        value = yaml.load(text, _Reader)
+    except YAML_ERRORS as error:
         raise DatastillError(f"--set {path}: '{text}' is not a YAML value.") from error
     *way, last = path.split(".")
+    if last == "*":
+        raise DatastillError(f"--set {path}: a path cannot end in '*'.")
     for place in _places(data, way, path):
         old = place.get(last)
         if isinstance(old, dict) and "kind" in old and isinstance(value, str):
-            value = {"kind": value} if value != old["kind"] else old
-        if last == "*":
-            raise DatastillError(f"--set {path}: a path cannot end in '*'.")
-        place[last] = value
+            place[last] = {"kind": value} if value != old["kind"] else old
+        else:
+            place[last] = copy.deepcopy(value)
 
 
 def _places(data: dict[str, Any], way: list[str], path: str) -> list[dict[str, Any]]:
@@ -233,6 +279,8 @@ def _places(data: dict[str, Any], way: list[str], path: str) -> list[dict[str, A
                 found.append(place[name])
             else:
                 raise DatastillError(f"--set {path}: there is no '{name}'{suggestion(name, place)}")
+        if not found:
+            raise DatastillError(f"--set {path}: there is nothing that '*' could stand for.")
         places = found
     return places
 

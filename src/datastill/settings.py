@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from datastill.errors import suggestion
 def setting(
     default: Any = dataclasses.MISSING, *, low: float | None = None, high: float | None = None, help: str = ""
 ) -> Any:
-    """Declare a setting with its default, its closed range and one sentence of help."""
+    """Declare a setting with its default, its closed range (of each number in a tuple) and one sentence of help."""
     metadata = {"low": low, "high": high, "help": help}
     if isinstance(default, dict):
         return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
@@ -38,7 +39,8 @@ def build(cls: type, data: Any, path: str, mistakes: list[str]) -> Any:
     before = len(mistakes)
     for name in data:
         if name not in fields:
-            mistakes.append(f"there is no setting '{_join(path, str(name))}'{suggestion(str(name), fields)}")
+            asked = _join(path, str(name))
+            mistakes.append(f"there is no setting '{asked}'{suggestion(asked, [_join(path, f) for f in fields])}")
     values = {}
     for name, field in fields.items():
         if name in data:
@@ -62,14 +64,7 @@ def convert(hint: Any, value: Any, path: str, mistakes: list[str]) -> Any:
             mistakes.append(f"'{path}' is {_shown(value)}{suggestion(str(value), map(str, arguments))}")
         return value
     if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            mistakes.append(f"'{path}' must be a list, not {_shown(value)}.")
-            return None
-        inner = list(arguments[:1]) * len(value) if arguments[-1] is Ellipsis else list(arguments)
-        if len(inner) != len(value):
-            mistakes.append(f"'{path}' must hold {len(inner)} values, not {len(value)}.")
-            return None
-        return tuple(convert(h, v, f"{path}[{i}]", mistakes) for i, (h, v) in enumerate(zip(inner, value, strict=True)))
+        return _tuple(arguments, value, path, mistakes)
     if origin is dict:
         if not isinstance(value, Mapping):
             mistakes.append(f"'{path}' must be a mapping, not {_shown(value)}.")
@@ -83,25 +78,47 @@ def convert(hint: Any, value: Any, path: str, mistakes: list[str]) -> Any:
     return _plain(hint, value, path, mistakes)
 
 
+def _tuple(hints: tuple[Any, ...], value: Any, path: str, mistakes: list[str]) -> tuple[Any, ...] | None:
+    if not isinstance(value, (list, tuple)):
+        mistakes.append(f"'{path}' must be a list, not {_shown(value)}.")
+        return None
+    inner = list(hints[:1]) * len(value) if hints[-1] is Ellipsis else list(hints)
+    if len(inner) != len(value):
+        mistakes.append(f"'{path}' must hold {len(inner)} values, not {len(value)}.")
+        return None
+    return tuple(convert(h, v, f"{path}[{i}]", mistakes) for i, (h, v) in enumerate(zip(inner, value, strict=True)))
+
+
 def _plain(hint: Any, value: Any, path: str, mistakes: list[str]) -> Any:
     if hint is Any:
         return value
-    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    if hint is float and isinstance(value, str):  # YAML 1.1 reads 1e-3 as a string
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    if hint in (int, bool, str) and type(value) is hint:
+    if hint is float:
+        number = _finite(value)
+        if number is not None:
+            return number
+    elif hint in (int, bool, str) and type(value) is hint:
         return value
     wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}.get(hint, str(hint))
     mistakes.append(f"'{path}' must be {wanted}, not {_shown(value)}.")
     return None
 
 
+def _finite(value: Any) -> float | None:
+    """Return a number, or a text that is one (YAML 1.1 reads 1e-3 as a text), as a finite float; else None."""
+    if not isinstance(value, (int, float, str)) or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
 def _check_range(field: dataclasses.Field[Any], value: Any, path: str, mistakes: list[str]) -> None:
     low, high = field.metadata.get("low"), field.metadata.get("high")
+    if isinstance(value, tuple):
+        for i, each in enumerate(value):
+            _check_range(field, each, f"{path}[{i}]", mistakes)
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return
     if (low is not None and not value >= low) or (high is not None and not value <= high):
@@ -128,4 +145,7 @@ def _join(path: str, name: str) -> str:
 
 
 def _shown(value: Any) -> str:
-    return f"{type(value).__name__} '{value}'" if not isinstance(value, str) else f"'{value}'"
+    if value is None:
+        return "nothing"
+    text = str(value) if len(str(value)) <= 60 else f"{str(value)[:57]}..."
+    return f"'{text}'" if isinstance(value, str) else f"{type(value).__name__} '{text}'"

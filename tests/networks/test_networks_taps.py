@@ -18,6 +18,7 @@ from reference.taps import recovery_loss, statistics
 CASES: list[tuple[str, dict[str, Any], tuple[int, int, int]]] = [
     ("convnet", {"width": 24}, (3, 16, 16)),
     ("convnet", {"width": 8}, (1, 8, 8)),
+    ("convnet", {"width": 8, "depth": 3}, (3, 12, 20)),  # the last map before pooling has odd sides
     ("resnet18", {"width": 8}, (3, 16, 16)),
     ("resnet50", {"width": 4}, (3, 16, 16)),
     ("mobilenetv2", {"width": 0.25}, (3, 16, 16)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from functools import cache
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from datastill.engine import make_context
-from datastill.fields import Context
+from datastill.fields import Context, registered
 from datastill.networks import Network
 from datastill.recipe import Choice, NetworkRecipe, Recipe, TrainRecipe, choice
 from datastill.runtime.device import Device, open_device
@@ -98,9 +99,9 @@ def device() -> Device:
     return open_device("cpu", "float32")
 
 
-def context(data: Dataset | None = None, *, networks: Mapping[str, Network] | None = None, **changes: Any) -> Context:
-    """Return a context of `recipe(**changes)`; with `networks`, these answer in place of trained ones."""
-    bank = None if networks is None else GivenBank(networks)
+def context(data: Dataset | None = None, *, given: Mapping[str, Network] | None = None, **changes: Any) -> Context:
+    """Return a context of `recipe(**changes)`; with `given`, these networks answer in place of trained ones."""
+    bank = None if given is None else GivenBank(given)
     return make_context(data or dataset(), recipe(**changes), device(), Reporter(), bank)
 
 
@@ -121,8 +122,9 @@ NEEDED: dict[tuple[str, str], dict[str, Any]] = {("match", "noise"): {"norms": [
 
 
 def chosen(room: str, name: str, **settings: Any) -> Choice:
-    """Return a registered choice with the settings that it cannot do without."""
-    return choice(name, **(NEEDED.get((room, name), {}) | settings))
+    """Return a registered choice with the settings that it cannot do without, and few rounds where it has rounds."""
+    few = {"rounds": 4} if "rounds" in {f.name for f in fields(registered(room)[name])} else {}  # type: ignore[arg-type]  # choices are dataclasses
+    return choice(name, **(few | NEEDED.get((room, name), {}) | settings))
 
 
 def state(network: torch.nn.Module) -> dict[str, Tensor]:

@@ -31,7 +31,14 @@ class Dynamic(Label):
         return Labels("teachers", None, ctx.makers)
 
     def supply(
-        self, data: Expanded, work: Work, recipe: TrainRecipe, seed: int, *, device: torch.device, start: int = 0,
+        self,
+        data: Expanded,
+        work: Work,
+        recipe: TrainRecipe,
+        seed: int,
+        *,
+        device: torch.device,
+        start: int = 0,
         teachers: Mapping[str, Network] | None = None,
     ) -> Iterator[Batch]:
         """Yield batches whose targets are the mean logits of `teachers` on the very pixels of the batch."""
@@ -41,7 +48,7 @@ class Dynamic(Label):
 
         @torch.no_grad()
         def teach(x: Tensor) -> Tensor:
-            total = networks[0](x).float()
+            total: Tensor = networks[0](x).float()
             for network in networks[1:]:
                 total = total + network(x).float()
             return total / len(networks)

@@ -27,7 +27,14 @@ class Hard(Label):
         return Labels("classes")
 
     def supply(
-        self, data: Expanded, work: Work, recipe: TrainRecipe, seed: int, *, device: torch.device, start: int = 0,
+        self,
+        data: Expanded,
+        work: Work,
+        recipe: TrainRecipe,
+        seed: int,
+        *,
+        device: torch.device,
+        start: int = 0,
         teachers: Mapping[str, Network] | None = None,
     ) -> Iterator[Batch]:
         """Yield batches with one-hot targets."""

@@ -50,7 +50,14 @@ class Static(Label):
         return Labels("logits", mean_logits(images, ctx).half())
 
     def supply(
-        self, data: Expanded, work: Work, recipe: TrainRecipe, seed: int, *, device: torch.device, start: int = 0,
+        self,
+        data: Expanded,
+        work: Work,
+        recipe: TrainRecipe,
+        seed: int,
+        *,
+        device: torch.device,
+        start: int = 0,
         teachers: Mapping[str, Network] | None = None,
     ) -> Iterator[Batch]:
         """Yield batches whose logits are mixed like the pictures; crops and flips leave labels as they are."""

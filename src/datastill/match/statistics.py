@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from datastill.errors import DatastillError
 from datastill.fields import Content, Context, Items, Match, Optimise, Part, register
-from datastill.networks.taps import Tapped, tap
+from datastill.networks import sketch
+from datastill.networks.taps import Tapped, batch_norms, tap
 from datastill.recipe import DatasetInfo, Recipe
 from datastill.settings import setting
 
@@ -52,13 +54,18 @@ class Statistics(Match):
         return self.rounds
 
     def check(self, recipe: Recipe, info: DatasetInfo) -> list[str]:
-        """Refuse networks that are known to have no BatchNorm layer."""
-        return [
-            f"match 'statistics' reads BatchNorm layers, but network '{name}' ({network.arch}) has norm="
-            f"{network.settings['norm']}; use norm=batch or another network."
-            for name, network in recipe.networks.items()
-            if network.settings.get("norm", "batch") != "batch"
-        ]
+        """Refuse networks without a BatchNorm layer."""
+        mistakes = []
+        for name, network in recipe.networks.items():
+            try:
+                made = sketch(network.arch, classes=info.classes, shape=info.shape, **network.settings)
+            except DatastillError:
+                continue  # said once, for the whole recipe
+            if not batch_norms(made):
+                mistakes.append(
+                    f"match 'statistics' reads BatchNorm layers, but network '{name}' has none; take another network."
+                )
+        return mistakes
 
     def optimise(self) -> dict[str, Optimise]:
         """Return Adam with a cosine to zero, from a fresh state for every part."""
@@ -76,8 +83,10 @@ class Statistics(Match):
         """Pull every part of the draft towards its network once."""
         x, target = draft.batch(draft.rows)
         groups = len(draft.parts)
-        views = [self._augment(z, ctx.rng("view", part=p.index, round=draft.round))
-                 for z, p in zip(x.chunk(groups), draft.parts, strict=True)]
+        views = [
+            self._augment(z, ctx.rng("view", part=p.index, round=draft.round))
+            for z, p in zip(x.chunk(groups), draft.parts, strict=True)
+        ]
         z = torch.cat(views) if groups > 1 else views[0]
         ce, distance = self.losses(_tapped(ctx, draft.parts[0].network), z, target, groups)
         (dx,) = torch.autograd.grad((self.ce * ce + self.alpha * distance).sum(), x)
@@ -86,9 +95,13 @@ class Statistics(Match):
         return {"cross-entropy": ce.detach(), "statistics": distance.detach()}
 
     def losses(self, network: Tapped, z: Tensor, target: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-        """Return CE and R of each group, float32[G]; z float[G * K, C, H, W] pixels, target float[G * K, classes]."""
+        """Return CE and R of each group, float[G]; z float[G * K, C, H, W] pixels, target float[G * K, classes].
+
+        Both are float32, or float64 where the network is.
+        """
         logits, layers = network(z, groups=groups)
-        each = -(target * functional.log_softmax(logits.float(), dim=1)).sum(dim=1)
+        exact = logits if logits.dtype == torch.float64 else logits.float()
+        each = -(target * functional.log_softmax(exact, dim=1)).sum(dim=1)
         ce = each.view(groups, -1).mean(dim=1)
         distance = torch.zeros_like(ce)
         for layer, (mean, var, running_mean, running_var) in enumerate(layers):
@@ -109,12 +122,12 @@ class Statistics(Match):
 
     @torch.no_grad()
     def facts(self, ctx: Context, content: Content, sealed: Content) -> dict[str, Any]:
-        """Return mean CE and R of some parts: as natural images, as the match saw them, and as a receiver renders them."""
+        """Return mean CE and R of some parts: as natural images, as the match saw them, as a receiver renders them."""
         store, found = ctx.fields.store, []
         every = self.parts(content.items, ctx.makers)
         for part in every[:: max(1, len(every) // MEASURED_PARTS)]:
             items = content.items[part.rows]
-            natural = store.decode(Content(items=_unlearned(items), pictures=content.pictures), torch.arange(len(items)))
+            natural = store.decode(Content(_unlearned(items), content.pictures), torch.arange(len(items)))
             forms = (natural, store.decode(content, part.rows, open=True), store.expand(_only(sealed, part.rows)))
             target = functional.one_hot(items.cls, ctx.info.classes).float().to(ctx.device.torch)
             for form in forms:

@@ -14,6 +14,7 @@ from datastill.fields import Real
 from datastill.measure.arms import Arm, ArmMaker
 from datastill.measure.stats import Difference, Summary, verdict_sentence
 from datastill.measure.student import Testing, run_student, student_steps
+from datastill.networks import sketch
 from datastill.recipe import Paper, method, read_networks
 from datastill.runtime.cache import locked
 from datastill.runtime.device import Device, memory_peak_bytes
@@ -67,8 +68,10 @@ class Plan:
             )
         if seeds < 1 or not students or (steps is not None and steps < 1):
             raise DatastillError("evaluation needs at least one student, one seed and one step.")
-        labels = tuple(label for text in students for label in read_networks(text))
-        return cls(labels, seeds, names, steps, split)
+        asked = {label: made for text in students for label, made in read_networks(text).items()}
+        for arch, settings in asked.values():
+            sketch(arch, classes=distilled.info.classes, shape=distilled.info.shape, **settings)
+        return cls(tuple(asked), seeds, names, steps, split)
 
 
 def evaluate(
@@ -109,7 +112,7 @@ def evaluate(
         rows = []
         for student in plan.students:
             for arm in arms:
-                rows.append(_row(arm, student, plan, testing, steps, run, device, reporter))
+                rows.append(_row(arm, student, plan, testing, steps, run, device, reporter, embed=arm is arms[0]))
             _compare(rows, student, plan)
         results = _results(distilled, dataset, plan, rows, teachers, device, command)
         write_json(run / RESULTS, results)
@@ -117,7 +120,16 @@ def evaluate(
 
 
 def _row(
-    arm: Arm, student: str, plan: Plan, testing: Testing, steps: int, run: Path, device: Device, reporter: Reporter
+    arm: Arm,
+    student: str,
+    plan: Plan,
+    testing: Testing,
+    steps: int,
+    run: Path,
+    device: Device,
+    reporter: Reporter,
+    *,
+    embed: bool,
 ) -> dict[str, Any]:
     """Train an arm's students, one per seed, and return what is known of them."""
     expanded, own_steps = arm.distilled.expand(), max(1, round(steps * arm.scale))
@@ -129,7 +141,7 @@ def _row(
         if not path.exists():
             run_student(
                 arm.distilled, expanded, testing, student, seed, steps=own_steps, device=device, reporter=reporter,
-                path=path, label=f"{arm.name}: {student}, seed {seed}", embed=seed == 0,
+                path=path, label=f"{arm.name}: {student}, seed {seed}", embed=embed and seed == 0,
             )  # fmt: skip
         found.append(read_json(path))
     top1 = Summary.of([f["top1"] for f in found])

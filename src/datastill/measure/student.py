@@ -152,10 +152,12 @@ def _thinned(losses: Tensor, points: int = 200) -> list[float]:
 def _embedding(network: Network, testing: Testing, device: Device) -> dict[str, list[Any]]:
     """Return t-SNE coordinates of test features (the first images, in the order of the source)."""
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     rows = torch.linspace(0, len(testing.images) - 1, min(EMBEDDED, len(testing.images))).long()
     features = predict(network, testing.images[rows], device=device.torch, features=True).numpy()
     perplexity = min(30.0, (len(features) - 1) / 3)
-    spots = TSNE(perplexity=perplexity, init="pca", random_state=0, max_iter=500).fit_transform(features)
+    with threadpool_limits(1):  # its threads spin; on a busy machine they made this a hundred times slower
+        spots = TSNE(perplexity=perplexity, init="pca", random_state=0, max_iter=500).fit_transform(features)
     return {"x": np.round(spots[:, 0], 3).tolist(), "y": np.round(spots[:, 1], 3).tolist(),
             "cls": testing.labels[rows].tolist()}  # fmt: skip

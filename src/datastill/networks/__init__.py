@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datastill.networks import convnet, efficientnet, mobilenet, resnet, shufflenet, vit
 from datastill.networks.body import Body, Network, Shape
-from datastill.networks.registry import create_network, list_networks, network
+from datastill.networks.registry import create_network, list_networks, network, sketch
 from datastill.networks.space import Space
 
 # The modules of the families are named here because importing them is what registers their networks.
@@ -21,5 +21,6 @@ __all__ = [
     "network",
     "resnet",
     "shufflenet",
+    "sketch",
     "vit",
 ]

@@ -8,6 +8,9 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, TypeVar
 
+import torch
+from torch.overrides import TorchFunctionMode
+
 from datastill.errors import DatastillError, suggestion, unknown
 from datastill.networks.body import Body, Network, Shape
 from datastill.networks.space import Space
@@ -17,6 +20,7 @@ B = TypeVar("B", bound=Callable[..., Body])
 
 SMALLEST_SIDE = 8
 _builders: dict[str, Callable[..., Body]] = {}
+_sketches: dict[tuple[str, int, Shape, str], Network] = {}
 
 
 def network(name: str) -> Callable[[B], B]:
@@ -81,6 +85,34 @@ def create_network(
     with nullcontext() if seed is None else torch_seeded(seed, "init"):
         body = builder(classes, shape, **settings)
     return Network(body, space, name=name, classes=classes, shape=shape, settings=settings)
+
+
+def sketch(name: str, *, classes: int, shape: Shape, **settings: Any) -> Network:
+    """Return a network without memory for its weights, to see whether it can be built and what it is made of.
+
+    Arguments and errors are those of `create_network`; pretrained weights are not looked for. Not to be changed: equal
+    calls return the same object.
+    """
+    asked = tuple((k, v) for k, v in settings.items() if k != "pretrained")
+    key = (name, classes, shape, repr(asked))
+    if key not in _sketches:
+        _sketches[key] = _draw(name, classes, shape, dict(asked))
+    return _sketches[key]
+
+
+def _draw(name: str, classes: int, shape: Shape, settings: dict[str, Any]) -> Network:
+    space = Space([0.0] * shape[0], [1.0] * shape[0])
+    with torch.device("meta"), _Uninitialised():
+        return create_network(name, classes=classes, shape=shape, space=space, seed=0, **settings)
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Skips random initialisation: without memory there is nothing to fill, and the first try would load a compiler."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.Tensor.normal_, torch.Tensor.uniform_):
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def _builder(name: str) -> Callable[..., Body]:

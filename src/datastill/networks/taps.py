@@ -42,6 +42,7 @@ class Tapped:
         for name, norm in batch_norms(frozen):
             self._taps.append(_TappedNorm(name, norm, self._record))
             frozen.set_submodule(name, self._taps[-1])
+        _fuse_pools(frozen)
         # Channels-last convolutions need no reordering of the images, and channel sums then run along memory.
         self.network = cast(Network, cast(Any, frozen.eval()).to(memory_format=torch.channels_last))
         with torch.no_grad():
@@ -119,16 +120,36 @@ class _TappedNorm(nn.Module):
         )
         self.register_buffer("bias", torch.zeros_like(mean, dtype=exact) if norm.bias is None else norm.bias.to(exact))
         # timm's BatchNormAct2d carries the dropout and the activation that follow it.
+        self.pools = False
         self.after = nn.Sequential(
             *(m for m in (getattr(norm, "drop", None), getattr(norm, "act", None)) if m is not None)
         )
 
     def forward(self, h: Tensor) -> Tensor:
-        y, mean, var = _NormAndMoments.apply(
-            h, self.weight, self.bias, self.running_mean, self.running_var, self.eps, self.record.groups
-        )
+        fused = self.pools and h.shape[2] % 2 == 0 and h.shape[3] % 2 == 0
+        memory = (self.weight, self.bias, self.running_mean, self.running_var, self.eps)
+        y, mean, var = _NormAndMoments.apply(h, *memory, self.record.groups, fused)
         self.record.found[self] = (mean, var)
+        if self.pools and not fused:
+            return nn.functional.avg_pool2d(y.relu_(), 2)
         return cast(Tensor, self.after(y))
+
+
+def _fuse_pools(network: nn.Module) -> None:
+    """Let taps that a ReLU and a 2x2 average follow in a Sequential do all three: a tenth of a ConvNet's time."""
+    for chain in [module for module in network.modules() if isinstance(module, nn.Sequential)]:
+        for first, (norm, relu, pool) in enumerate(zip(chain, chain[1:], chain[2:], strict=False)):
+            if isinstance(norm, _TappedNorm) and type(relu) is nn.ReLU and _halves(pool) and not len(norm.after):
+                norm.pools = True
+                chain[first + 1], chain[first + 2] = nn.Identity(), nn.Identity()
+
+
+def _halves(module: nn.Module) -> bool:
+    if not isinstance(module, nn.AvgPool2d):
+        return False
+    sizes = (module.kernel_size, module.stride, module.padding)
+    plain = not module.ceil_mode and module.divisor_override is None
+    return plain and sizes in ((2, 2, 0), ((2, 2), (2, 2), (0, 0)))
 
 
 class _NormAndMoments(torch.autograd.Function):
@@ -136,6 +157,7 @@ class _NormAndMoments(torch.autograd.Function):
 
     y = a * (h - m) + b and the moments (mean, var) of h per group and channel give
     dh = a * dy + 2/n * dvar * (h - mean) + dmean / n.
+    With `pool`, what is returned is the 2x2 average of relu(y), and dy is written once instead of three times.
     """
 
     @staticmethod
@@ -148,18 +170,23 @@ class _NormAndMoments(torch.autograd.Function):
         running_var: Tensor,
         eps: float,
         groups: int,
+        pool: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         h = h.contiguous(memory_format=torch.channels_last)
         y = torch.batch_norm(h, weight, bias, running_mean, running_var, False, 0.0, eps, False)
         mean, var = _moments(h, groups, running_mean.dtype)
-        ctx.save_for_backward(h, mean, weight * torch.rsqrt(running_var + eps))
+        scale = weight * torch.rsqrt(running_var + eps)
         ctx.set_materialize_grads(False)
-        return y, mean, var
+        if not pool:
+            ctx.save_for_backward(h, mean, scale)
+            return y, mean, var
+        ctx.save_for_backward(h, mean, scale / 4, y.relu_())
+        return nn.functional.avg_pool2d(y, 2), mean, var
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor | None, dmean: Tensor | None, dvar: Tensor | None) -> tuple[Tensor | None, ...]:
-        h, mean, scale = ctx.saved_tensors
+        h, mean, scale, *rectified = ctx.saved_tensors
         dh = None
         if dmean is not None or dvar is not None:
             per_value = len(mean) * h.shape[1] / h.numel()
@@ -167,8 +194,17 @@ class _NormAndMoments(torch.autograd.Function):
             offset = torch.zeros_like(mean) if dmean is None else dmean * per_value
             dh = _affine(h, slope, mean, offset)
         if dy is not None:
-            dh = _add_scaled(dh, dy, scale)
-        return dh, None, None, None, None, None, None
+            dh = _add_scaled(dh, _unpool(dy, rectified[0]) if rectified else dy, scale)
+        return dh, None, None, None, None, None, None, None
+
+
+def _unpool(dy: Tensor, y: Tensor) -> Tensor:
+    """Return dy, (N, C, H / 2, W / 2), repeated to the size of y and 0 where y is."""
+    batch, channels, height, width = dy.shape
+    blocks = (batch, height, 2, width, 2, channels)
+    repeated = dy.permute(0, 2, 3, 1).reshape(batch, height, 1, width, 1, channels).expand(blocks)
+    rows = torch.ops.aten.threshold_backward(repeated, y.permute(0, 2, 3, 1).view(blocks), 0)
+    return cast(Tensor, rows.reshape(batch, 2 * height, 2 * width, channels).permute(0, 3, 1, 2))
 
 
 def _moments(h: Tensor, groups: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,4 +138,14 @@ def teachers(results: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
 def real_lines(results: Mapping[str, Any]) -> list[tuple[str, int]]:
     """Return what the real training images weigh under each way to store them."""
     real = results["real_bytes"]
-    return [("real training images, lossless WebP", real[words.CODEC]), ("real training images, raw pixels", real["raw"])]
+    return [
+        ("real training images, lossless WebP", real[words.CODEC]),
+        ("real training images, raw pixels", real["raw"]),
+    ]
+
+
+def thinned(losses: Sequence[float], points: int) -> list[float]:
+    """Return at most `points` means of neighbours; so many or fewer values come back as they are."""
+    width = -(-len(losses) // points) or 1
+    parts = [losses[i : i + width] for i in range(0, len(losses), width)]
+    return [round(sum(part) / len(part), 6) for part in parts] if width > 1 else list(losses)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import PurePath
+from pathlib import PureWindowsPath
 from typing import Any
 
 from rich.table import Table
@@ -17,9 +17,9 @@ POINTS = 40  # of a committed loss curve
 COLOURS = {"better": "green", "worse": "red", "none": "yellow", "unproven": "yellow"}
 
 
-def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int = 1) -> str:
-    """Return a Markdown table; cells are Markdown already, all but the first `text_columns` are set to the right."""
-    rule = ["---" if i < text_columns else "---:" for i in range(len(headings))]
+def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table; cells are Markdown already, all but the first column are set to the right."""
+    rule = ["---"] + ["---:"] * (len(headings) - 1)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [headings, rule, *rows])
 
 
@@ -35,22 +35,28 @@ def code(text: str) -> str:
     return f"`{plain}`"
 
 
+def _whole(text: str) -> str:
+    """Return a text that a narrow column does not break."""
+    return text.replace(" ", "\u00a0")
+
+
 def accuracy_tables(results: Mapping[str, Any], student: str) -> str:
-    """Return a student's accuracies: its caption, then one table for each of the columns H, S and D, never one for all."""
+    """Return a student's accuracies: its caption, then a table for each column (H, S, D), never one for all."""
     heading = read.paper_heading(results, student)
-    headings = ["arm", "what it is", "items", "pictures", "steps", "bytes", "of the real set", "top-1, % (n)",
-                "method minus this", "paired test", "verdict", *([heading] if heading else [])]  # fmt: skip
+    headings = ["arm", "top-1, % (n)", "method minus this", "verdict", *([heading] if heading else []), "items",
+                "pictures", "steps", "bytes, of the real set"]  # fmt: skip
     parts = [escaped(read.caption(results, student))]
     for column, lines in read.lines(results, student):
         cells = [
-            [code(line.arm), escaped(line.says), f"{line.items:,}", f"{line.pictures:,}",
-             f"{line.steps:,}" + ("" if line.same_work else " (other)"), words.size(line.bytes), line.ratio,
-             f"**{line.top1}**" if line.gap is None else line.top1, line.difference, line.test, line.verdict,
-             *([line.paper or ""] if heading else [])]
+            [f"{code(line.arm)}<br>{escaped(line.says)}", _whole(line.top1) if line.gap else f"**{_whole(line.top1)}**",
+             f"{line.difference}<br>{_whole(line.test)}" if line.gap else "", line.verdict,
+             *([_whole(line.paper or "")] if heading else []), f"{line.items:,}", f"{line.pictures:,}",
+             f"{line.steps:,}" + ("" if line.same_work else " (other)"),
+             f"{_whole(words.size(line.bytes))}<br>{_whole(line.ratio)}"]
             for line in lines
         ]  # fmt: skip
         parts.append(f"Column {column} ({words.COLUMNS[column]}):")
-        parts.append(markdown_table(headings, cells, text_columns=2))
+        parts.append(markdown_table(headings, cells))
     return "\n\n".join(parts)
 
 
@@ -71,12 +77,11 @@ def teachers_table(results: Mapping[str, Any]) -> str:
 
 def bytes_table(results: Mapping[str, Any]) -> str:
     """Return the exact bytes of every arm by what they are for, beside the real training images."""
-    cells = [
-        [code(row["arm"]), *(f"{row['bytes'][kind]:,}" for kind in (*words.KINDS, "total"))] for row in read.arms(results)
-    ]
+    kinds = (*words.KINDS, "total")
+    cells = [[code(row["arm"]), *(f"{row['bytes'][kind]:,}" for kind in kinds)] for row in read.arms(results)]
     blank = [""] * len(words.KINDS)
     cells += [[says, *blank, f"{count:,}"] for says, count in read.real_lines(results)]
-    return markdown_table(["arm", *words.KINDS, "total"], cells)
+    return markdown_table(["arm", *kinds], cells)
 
 
 def times_table(results: Mapping[str, Any]) -> str:
@@ -109,15 +114,11 @@ def reduce_results(results: Mapping[str, Any]) -> dict[str, Any]:
 
     Numbers, counts, bytes, recipe and versions stay as they are; reducing twice changes nothing more.
     """
-    rows = [
-        {k: _thinner(v) if k == "losses" else v for k, v in row.items() if k != "embedding"} for row in results["rows"]
-    ]
-    teachers = {
-        name: {k: _thinner(v) if k == "losses" else v for k, v in found.items()}
-        for name, found in results["teachers"].items()
-    }
+    rows = [_reduced(row) for row in results["rows"]]
+    teachers = {name: _reduced(found) for name, found in results["teachers"].items()}
     source = dict(results["source"])
-    source["asked"] = without_paths(source["asked"])
+    for key in ("asked", "name"):
+        source[key] = without_paths(source[key])
     for key in ("notes", "skipped"):
         source[key] = [without_paths(text) for text in source[key]]
     return dict(results) | {
@@ -125,17 +126,19 @@ def reduce_results(results: Mapping[str, Any]) -> dict[str, Any]:
         "teachers": teachers,
         "source": source,
         "commands": [without_paths(command) for command in results["commands"]],
-        "distilled": PurePath(results["distilled"]).name,
+        "distilled": PureWindowsPath(results["distilled"]).name,
     }
 
 
-def _thinner(losses: Sequence[float]) -> list[float]:
-    """Return at most `POINTS` means of neighbours."""
-    width = -(-len(losses) // POINTS) or 1
-    parts = [losses[i : i + width] for i in range(0, len(losses), width)]
-    return [round(sum(part) / len(part), 6) for part in parts] if width > 1 else list(losses)
+def _reduced(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: read.thinned(v, POINTS) if k == "losses" else v for k, v in row.items() if k != "embedding"}
 
 
 def without_paths(text: str) -> str:
     """Return text with every absolute path cut down to its last name; relative paths and addresses stay."""
-    return re.sub(r"(?<![\w.~:/])(?:[A-Za-z]:)?[\\/](?:[^\s/\\'\"]+[\\/])*([^\s/\\'\"]+)[\\/]?", r"\1", text)
+    quoted = re.sub(r"(?<=['\"])(?:[A-Za-z]:)?[\\/][^'\"]*(?=['\"])", _last, text)
+    return re.sub(r"(?<![\w.~:/])(?:[A-Za-z]:[\\/]|/)[^\s'\"/][^\s'\"]*", _last, quoted)
+
+
+def _last(path: re.Match[str]) -> str:
+    return PureWindowsPath(path[0]).name  # it knows both kinds of slash

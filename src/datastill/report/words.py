@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,33 +16,46 @@ COLUMNS = {
 VERDICTS = {
     "better": "better",
     "worse": "worse",
-    "none": "none (within noise)",
-    "unproven": f"unproven (n < {FEWEST})",
+    "none": "none",  # a difference within noise is called none
+    "unproven": f"unproven, n < {FEWEST}",
 }
 KINDS = ("natural images", "compensators", "labels", "items", "teachers", "metadata")
 CODEC = "webp"  # the lossless codec that the real set is weighed under
 ENSEMBLE = "ensemble"
 MINUS = "\u2212"
+SHIPPING = (
+    "Each network of the recipe, trained on the real training images. Whoever may ship a network can send one in fp16, "
+    "half its bytes, in place of any distilled set; accuracies are those before such rounding."
+)
 
 
 def size(count: float) -> str:
     """Return bytes in decimal units with three digits: 28.2 kB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 999.5:
-            return f"{count:.0f} {unit}" if unit == "B" or count >= 99.95 else f"{count:.3g} {unit}"
+    if count < 1000:
+        return f"{count:.0f} B"
+    for unit in ("kB", "MB", "GB", "TB"):
         count /= 1000
-    return f"{count:.3g} TB"
+        if count < 999.5 or unit == "TB":
+            break
+    return f"{count:.{0 if count >= 99.95 else 1 if count >= 9.995 else 2}f} {unit}"
 
 
 def share(part: float, whole: float) -> str:
-    """Return part / whole in percent, with two digits below ten percent."""
-    percent = 100 * part / whole
-    return f"{percent:.2g} %" if percent < 10 else f"{percent:.1f} %"
+    """Return part / whole in percent, or as a multiple where it is two or more."""
+    ratio = part / whole
+    if ratio >= 2:
+        return f"{ratio:.1f} times"
+    return f"{100 * ratio:.2g} %" if ratio < 0.1 else f"{100 * ratio:.1f} %"
+
+
+def minus(text: str) -> str:
+    """Return a text whose negative numbers have a minus in place of a hyphen."""
+    return re.sub(r"(?<!\w)-(?=\d)", MINUS, text)
 
 
 def signed(value: float, digits: int = 2) -> str:
     """Return a number with its sign, minus as a minus."""
-    return f"{value:+.{digits}f}".replace("-", MINUS)
+    return minus(f"{value:+.{digits}f}")
 
 
 def duration(seconds: float) -> str:
@@ -64,7 +78,7 @@ def paired(gap: Mapping[str, Any]) -> str:
     if gap["t"] is None or gap["p"] is None:
         return "no test: one seed" if gap["n"] < 2 else "no test: every seed differs by the same"
     p = "p < 0.001" if gap["p"] < 0.001 else f"p {gap['p']:.3f}"
-    return f"t {gap['t']:.1f}, {p}".replace("-", MINUS)
+    return minus(f"t {gap['t']:.1f}, {p}")
 
 
 def enumerate_(words: Sequence[str], last: str = "and") -> str:
@@ -76,19 +90,34 @@ def what_numbers_mean() -> list[tuple[str, str]]:
     """Return what every accuracy here obeys, as (word, sentence)."""
     columns = "; ".join(f"{name}: {says}" for name, says in COLUMNS.items())
     return [
-        ("Last step, test split, once", "An accuracy is that of a student's last step, measured once on the test split. "
-         "Where a validation split was used instead, the table says so."),
-        ("Mean ± deviation (n)", "n students differ in their seed alone; the deviation is that of the sample. A claim "
-         f"takes {FEWEST} seeds or more."),
-        ("Method minus this", "A paired t test over seeds, two-sided. With p of "
-         f"{LEVEL} or more the difference is within noise and is called none."),
+        (
+            "Last step, test split, once",
+            "An accuracy is that of a student's last step, measured once on the test split. Where a validation split "
+            "was used instead, the table says so.",
+        ),
+        (
+            "Mean ± deviation (n)",
+            "n students differ in their seed alone; the deviation is that of the sample. A claim takes "
+            f"{FEWEST} seeds or more.",
+        ),
+        (
+            "Method minus this",
+            f"A paired t test over seeds, two-sided. With p of {LEVEL} or more the difference is within noise and is "
+            "called none.",
+        ),
         ("H, S and D never merge", f"{columns}. Rows of different columns are different comparisons."),
-        ("Equal work", "Every arm has the same student, the same number of optimiser steps and the same number of items "
-         "in each step, except where the table marks other steps."),
-        ("Bytes", "Bytes are those of the files that a receiver stores, labels and metadata included; the ratio is to the "
-         "real training images, each in lossless WebP. Arms named by equal bytes share that axis, the others share the "
-         "nominal images per class."),
-    ]  # fmt: skip
+        (
+            "Equal work",
+            "Every arm has the same student, the same number of optimiser steps and the same number of items in each "
+            "step, except where the table marks other steps.",
+        ),
+        (
+            "Bytes",
+            "Bytes are those of the files that a receiver stores, labels and metadata included; the ratio is to the "
+            "real training images, each in lossless WebP. Arms named by equal bytes share that axis, the others share "
+            "the nominal images per class.",
+        ),
+    ]
 
 
 def budget(results: Mapping[str, Any]) -> list[str]:

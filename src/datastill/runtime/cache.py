@@ -10,6 +10,8 @@ from pathlib import Path
 import filelock
 import platformdirs
 
+from datastill.errors import DatastillError
+
 
 def cache_dir() -> Path:
     """Return the cache folder: `DATASTILL_CACHE` when it is set, else the user's cache directory."""
@@ -19,7 +21,20 @@ def cache_dir() -> Path:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of `path` (a file `NAME.lock` beside it) for the block; other processes wait."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(str(path) + ".lock"):
+    """Hold the lock of `path` (a file `NAME.lock` beside it) for the block; other processes wait.
+
+    Raises: DatastillError when the folder cannot be written.
+    """
+    lock = filelock.FileLock(str(path) + ".lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise DatastillError(
+            f"'{path.parent}' cannot be written: {error.strerror or error}; choose another folder (DATASTILL_CACHE "
+            "names that of the cache)."
+        ) from error
+    try:
         yield
+    finally:
+        lock.release()

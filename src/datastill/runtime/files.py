@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -38,16 +39,18 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
         os.replace(part, path)
     except OSError as error:
         raise _unwritable(path, error) from error
-    except SafetensorError as error:
-        raise DatastillError(f"cannot write '{path}': {error}; nothing was changed.") from error
+    except SafetensorError as error:  # an operating system's error comes as text
+        number = re.search(r"os error (\d+)", str(error))
+        raise _unwritable(path, OSError(int(number[1]) if number else 0, str(error))) from error
     finally:
         part.unlink(missing_ok=True)
 
 
 def _unwritable(path: Path, error: OSError) -> DatastillError:
-    if error.errno == errno.ENOSPC:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DatastillError(
-            f"the disk is full: '{path}' could not be written; free some space, then run the same command with --resume."
+            f"the disk is full: '{path}' could not be written; free some space, then run the same command with "
+            "--resume."
         )
     return DatastillError(f"cannot write '{path}': {error.strerror or error}; nothing was changed.")
 
@@ -74,7 +77,13 @@ def read_json(path: Path) -> Any:
 
 def save_arrays(path: Path, arrays: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write named tensors as safetensors, atomically; tensors are made contiguous and brought to the CPU."""
-    ready = {name: arrays[name].detach().cpu().contiguous() for name in sorted(arrays)}
+    ready: dict[str, torch.Tensor] = {}
+    storages: set[int] = set()
+    for name in sorted(arrays):
+        array = arrays[name].detach().cpu().contiguous()
+        storage = array.untyped_storage().data_ptr()
+        ready[name] = array.clone() if storage in storages else array  # the format refuses tensors that share memory
+        storages.add(storage)
     write_atomic(path, lambda part: save_file(ready, part, metadata=dict(metadata or {}) or None))
 
 

@@ -20,7 +20,6 @@ from datastill.settings import setting
 from datastill.store.naturals import natural_rows, pictures_of, spread
 from datastill.training.views import to_unit
 
-
 CHUNK = 2048  # items per decoded block, so that a large set never stands in memory as floats
 
 
@@ -66,6 +65,23 @@ class _TakeRows(torch.autograd.Function):
         return zeros.index_add_(0, index, gradient), None
 
 
+class _Clip(torch.autograd.Function):
+    """Clamp to [0, 1] whose derivative is 1 on the bounds themselves.
+
+    Natural images stand there often (black, white), and what torch.clamp says of them changed between releases.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward((x >= 0.0) & (x <= 1.0))
+        return x.clamp(0.0, 1.0)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        kept: Tensor = gradients[0] * ctx.saved_tensors[0]
+        return kept
+
+
 @register("store", "compensated")
 @dataclass(frozen=True, kw_only=True)
 class Compensated(Store):
@@ -77,7 +93,9 @@ class Compensated(Store):
 
     project: Literal["none", "forward"] = setting("none", help="whether the match sees Clip(x + u) or x + u")
     storage: Literal["int8", "fp16", "jpeg75"] = setting("int8")
-    leftover: Literal["drop", "natural"] = setting("drop", help="what to do with budget that buys no whole set")
+    leftover: Literal["drop", "natural"] = setting(
+        "drop", help="budget that buys no whole set: dropped, or spent on at most one more real image per class"
+    )
     render: Literal["uint8", "float"] = setting("uint8", help="whether items are rounded to 8 bits")
     bound: float | None = setting(None, low=0.0, high=1.0, help="largest absolute compensator, in pixel units")
 
@@ -100,7 +118,8 @@ class Compensated(Store):
         """Open zero compensators on N selected real images per class; items in the order (class, maker, set)."""
         classes, makers = ctx.info.classes, len(ctx.makers)
         budget = Budget.of(ctx.recipe.ipc, classes, makers)
-        extra = spread(budget.leftover if self.leftover == "natural" else 0, classes, ctx)
+        spent = min(budget.leftover, classes) if self.leftover == "natural" else 0
+        extra = spread(spent, classes, ctx)
         rows = natural_rows(extra + budget.sets, ctx)
         pictures = pictures_of([r[: budget.sets] for r in rows] + [r[budget.sets :] for r in rows], ctx)
         items = self._items(budget, classes, makers, pictures)
@@ -134,10 +153,10 @@ class Compensated(Store):
             return x
         made = (items.unit >= 0).view(-1, 1, 1, 1)
         u = _TakeRows.apply(self._pixel_units(content), items.unit.clamp(min=0))
-        total = torch.where(made, x + u, x)
+        total: Tensor = torch.where(made, x + u, x)
         if open and self.project == "none":
             return total
-        total = total.clamp(0.0, 1.0)
+        total = _Clip.apply(total)
         return total if open or self.render == "float" else (total * 255.0).round() / 255.0
 
     @staticmethod
@@ -177,6 +196,7 @@ class Compensated(Store):
     def facts(self, content: Content, ctx: Context) -> dict[str, Any]:
         """Return the budget, and from an open content how large compensators are and how much Clip cuts off."""
         budget = Budget.of(ctx.recipe.ipc, ctx.info.classes, len(ctx.makers))
+        nominal, natural = ctx.recipe.ipc * ctx.info.classes, len(content.pictures.cls)
         u, free = self._pixel_units(content), replace(self, project="none")
         made = (content.items.unit >= 0).nonzero().flatten()
         outside = 0
@@ -184,10 +204,10 @@ class Compensated(Store):
             total = free.decode(content, rows, open=True)
             outside += int(((total < 0) | (total > 1)).sum())
         return {
-            "nominal": ctx.recipe.ipc * ctx.info.classes,
-            "natural": len(content.pictures.cls),
+            "nominal": nominal,
+            "natural": natural,
             "compensators": budget.compensators,
-            "leftover": budget.leftover if self.leftover == "drop" else 0,
+            "leftover": nominal - natural - budget.compensators,
             "sets": budget.sets,
             "items": len(content.items),
             "compensator_norms": [round(float(n), 6) for n in content.arrays["compensators"].flatten(1).norm(dim=1)],
@@ -210,4 +230,4 @@ def _as_jpeg(images: Tensor, content: Content) -> Content:
     items = content.items
     real = [content.pictures.ids[p] if u < 0 else "" for p, u in zip(items.picture, items.unit, strict=True)]
     pictures = Pictures(torch.stack(pixels), items.cls, tuple(real), "jpeg", tuple(files))
-    return Content(replace(items, picture=torch.arange(len(items))), pictures)
+    return Content(replace(items, unit=torch.full_like(items.unit, -1), picture=torch.arange(len(items))), pictures)

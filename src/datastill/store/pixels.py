@@ -24,7 +24,9 @@ class Pixels(Store):
     total: int | None = setting(None, low=1)
 
     def check(self, recipe: Recipe, info: DatasetInfo) -> list[str]:
-        """Refuse fewer images than classes."""
+        """Refuse two counts at once, and fewer images than classes."""
+        if self.total is not None and self.per_class is not None:
+            return [f"store 'pixels' was given per_class={self.per_class} and total={self.total}; give one of them."]
         if self.total is not None and self.total < info.classes:
             return [f"store 'pixels' was given total={self.total} for {info.classes} classes; give at least one each."]
         return []

@@ -149,4 +149,4 @@ class Bank:
         network = training.build()
         network.load_state_dict(load_arrays(folder / "network.safetensors"))
         network.requires_grad_(False).eval()
-        return network.to(self.device.torch, memory_format=torch.channels_last)
+        return network.to(self.device.torch).to(memory_format=torch.channels_last)

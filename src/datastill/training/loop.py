@@ -31,12 +31,12 @@ class Learner:
     """A network under training: weights, optimiser, the steps done and their losses. All of it can be saved."""
 
     def __init__(self, network: nn.Module, recipe: TrainRecipe, work: Work, seed: int, device: Device) -> None:
-        self.network = network.to(device.torch, memory_format=torch.channels_last)
+        self.network = network.to(device.torch).to(memory_format=torch.channels_last)
         self.recipe, self.work, self.seed, self.device = recipe, work, seed, device
         self.optimiser = make_optimiser(self.network, recipe)
         self.losses = torch.zeros(work.steps, device=device.torch)
         self.step = 0
-        self.draws = any(isinstance(m, nn.Dropout) and m.p > 0 for m in network.modules())
+        self.draws = any(_draws(module) for module in network.modules())
 
     def save(self, path: Path) -> None:
         """Write everything that the rest of the training depends on."""
@@ -58,6 +58,15 @@ class Learner:
         self.step = int(arrays["step"])
 
 
+def _draws(module: nn.Module) -> bool:
+    """Whether a module may draw random numbers in training: dropout, stochastic depth, attention dropout.
+
+    They are known by their rates, since timm and torchvision have layers of their own; a seed too many does no harm.
+    """
+    rates = (getattr(module, name, None) for name in ("p", "dropout", "attention_dropout", "drop_prob", "drop_rate"))
+    return any(isinstance(rate, (int, float)) and rate > 0 for rate in rates)
+
+
 def train(learner: Learner, batches: Iterable[Batch]) -> Iterator[Step]:
     """Train on `batches`, yielding after every step; nothing is read back from the device inside a step.
 
@@ -67,13 +76,14 @@ def train(learner: Learner, batches: Iterable[Batch]) -> Iterator[Step]:
     """
     network, optimiser, recipe = learner.network, learner.optimiser, learner.recipe
     network.train()
+    forward = learner.device.compiled(network)
     for batch in batches:
         rate = learning_rate(recipe, learner.work, learner.step)
         for group in optimiser.param_groups:
             group["lr"] = rate
         with torch_seeded(learner.seed, "dropout", learner.step) if learner.draws else nullcontext():
             with learner.device.autocast():
-                logits = network(batch.x)
+                logits = forward(batch.x)
             loss = training_loss(recipe, batch.kind, logits, batch.target)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()

@@ -14,7 +14,7 @@ TargetKind = Literal["classes", "logits"]
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean over B of -sum_c t_c log softmax(logits)_c; logits and targets float[B, K], rows of t sum to 1."""
+    """Return the mean over B of -sum_c t_c log softmax(logits)_c; both float[B, K], rows of targets t sum to 1."""
     return -(targets * functional.log_softmax(logits.float(), dim=1)).sum(dim=1).mean()
 
 

@@ -54,8 +54,13 @@ def optimiser_arrays(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 def load_optimiser_arrays(optimiser: torch.optim.Optimizer, arrays: dict[str, Tensor]) -> None:
     """Give the optimiser back what `optimiser_arrays` returned."""
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in arrays.items():
         index, _, key = name.partition(".")
+        like = parameters[int(index)]
+        # Files hold tensors contiguously, but fused kernels walk a parameter and its state in the order of memory.
+        if value.shape == like.shape and value.stride() != like.stride():
+            value = torch.empty_like(like, dtype=value.dtype).copy_(value)
         state.setdefault(int(index), {})[key] = value
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

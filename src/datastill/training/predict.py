@@ -12,7 +12,7 @@ from datastill.training.views import to_unit
 
 @torch.no_grad()
 def predict(network: Any, images: Tensor, *, device: torch.device, batch: int = 500, features: bool = False) -> Tensor:
-    """Return float32[N, K] logits (or float32[N, D] features) on the CPU; the network's mode is left as it was.
+    """Return float32[N, K] logits (or float32[N, D] features) on the CPU; every module's mode is left as it was.
 
     Args:
         network: a `datastill.networks.Network`.
@@ -21,14 +21,15 @@ def predict(network: Any, images: Tensor, *, device: torch.device, batch: int = 
         batch: pictures per forward pass; part of the result's last bits, hence fixed.
         features: return the penultimate features instead of logits.
     """
-    was_training = network.training
+    modes = {module: module.training for module in network.modules()}
     network.eval().to(device)
     answer = network.features if features else network
     parts = []
     for start in range(0, len(images), batch):
         x = to_unit(images[start : start + batch].to(device)).contiguous(memory_format=torch.channels_last)
         parts.append(answer(x).float().cpu())
-    network.train(was_training)
+    for module, mode in modes.items():
+        module.training = mode
     return torch.cat(parts)
 
 

@@ -58,8 +58,11 @@ class View:
 
     def to(self, device: torch.device) -> View:
         """Return the view with its tensors on `device`."""
-        moved = {k: v.to(device, non_blocking=True) for k, v in vars(self).items() if isinstance(v, Tensor)}
-        return replace(self, **moved)
+
+        def there(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value.to(device, non_blocking=True)
+
+        return replace(self, shift=there(self.shift), flip=there(self.flip), partner=there(self.partner))
 
     def apply(self, x: Tensor) -> Tensor:
         """Crop and flip x [B, C, H, W], of any dtype, channels last in memory."""

@@ -1,0 +1,1 @@
+"""Speed and memory of each phase against a plain reference of the same mathematics: `python -m benchmarks`."""

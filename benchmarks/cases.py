@@ -1,0 +1,109 @@
+"""What is measured: a case, its sizes, and the inputs and draws that both sides are given. B batch, K classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from datastill.networks import Network, Space, create_network
+from datastill.recipe import TrainRecipe, Work, read_networks
+from datastill.runtime.seeds import rng
+from datastill.training.supply import batch_rows
+from datastill.training.views import View
+
+PHASES = ("teacher", "recovery", "labelling", "student")
+NETWORKS = ("convnet", "resnet18", "mobilenetv2")
+PRECISIONS = ("float32", "bf16")
+SIDES = ("reference", "product")
+MEAN, STD = (0.507, 0.487, 0.441), (0.267, 0.256, 0.276)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large a round is. pixels: side of the pictures. labelled: pictures of a labelling round. steps: optimiser
+    steps of a round. parts: compensators of one recovery round, each of one picture per class."""
+
+    pixels: int = 32
+    classes: int = 20
+    teacher_batch: int = 128
+    student_batch: int = 64
+    labelled: int = 256
+    parts: int = 3
+    steps: int = 1
+
+
+@dataclass(frozen=True)
+class Case:
+    """One side of one measurement; equal cases of the two sides compute the same numbers."""
+
+    phase: str
+    network: str
+    precision: str
+    side: str
+    sizes: Sizes
+    threads: int = 1
+    seed: int = 0
+
+    @property
+    def recipe(self) -> TrainRecipe:
+        """The training recipe of the phase: a CIFAR teacher's, or a CIFAR student's of INFER, at a constant rate."""
+        if self.phase == "teacher":
+            return TrainRecipe(lr=0.01, batch=self.sizes.teacher_batch, schedule="constant")
+        return TrainRecipe(
+            optimiser="adamw", lr=1e-3, weight_decay=0.01, batch=self.sizes.student_batch, mix="mixup", schedule="constant"
+        )
+
+    @property
+    def work(self) -> Work:
+        """More steps than are ever run; an epoch, hence a round, is `sizes.steps` batches."""
+        return self.recipe.work(self.sizes.steps * self.recipe.batch, steps=1_000_000)
+
+    @cached_property
+    def items(self) -> int:
+        """How many pictures a round works on."""
+        sizes = self.sizes
+        counts = {"labelling": sizes.labelled, "recovery": sizes.parts * sizes.classes * sizes.steps}
+        return counts.get(self.phase, self.work.items)
+
+    def images(self) -> Tensor:
+        """Return pictures, uint8[N, 3, H, W], smooth as photographs are, so that PNG can shorten them."""
+        count = self.sizes.parts * self.sizes.classes if self.phase == "recovery" else self.items
+        draw, side = rng(self.seed, "images"), self.sizes.pixels
+        coarse = torch.from_numpy(draw.uniform(0, 255, (count, 3, 4, 4)))
+        smooth = nn.functional.interpolate(coarse, (side, side), mode="bilinear")
+        noise = torch.from_numpy(draw.normal(0, 4, smooth.shape))
+        return (smooth + noise).clamp(0, 255).to(torch.uint8)
+
+    def labels(self) -> Tensor:
+        """Return classes, long[N]; in recovery each of a part's pictures has its own class."""
+        return torch.arange(len(self.images())) % self.sizes.classes
+
+    def logits(self) -> Tensor:
+        """Return stored soft labels, float32[N, K]."""
+        values = rng(self.seed, "logits").normal(0, 4, (self.items, self.sizes.classes))
+        return torch.from_numpy(values.astype(np.float32))
+
+    def build(self) -> Network:
+        """Return the network, contiguous in memory, its BatchNorm layers having seen the pictures once."""
+        ((arch, settings),) = read_networks(self.network).values()
+        shape = (3, self.sizes.pixels, self.sizes.pixels)
+        network = create_network(
+            arch, classes=self.sizes.classes, shape=shape, space=Space(MEAN, STD), seed=self.seed, **settings
+        )
+        if self.phase in ("recovery", "labelling"):
+            norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+            for norm in norms:
+                norm.momentum = 1.0
+            with torch.no_grad():
+                network.train()(self.images()[:32].float() / 255.0)
+        return network
+
+    def step_draws(self, step: int) -> tuple[np.ndarray, View]:
+        """Return the rows and the view of a training step, as the product draws them."""
+        shape = (3, self.sizes.pixels, self.sizes.pixels)
+        view = View.draw(rng(self.seed, "view", step), self.recipe.batch, shape, self.recipe)
+        return batch_rows(self.work, self.seed, step), view

@@ -1,0 +1,151 @@
+"""The reference: the same mathematics as research code is usually written. B batch, C channels, H W pixels, K classes.
+
+A picture at a time in Python through torch's DataLoader, contiguous memory, hooks on BatchNorm, weights that want
+gradients, plain optimisers, and an allocator that nobody has spoken to.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import count
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
+
+from benchmarks.cases import MEAN, STD, Case
+from datastill.runtime.seeds import rng
+from reference.taps import recovery_loss, statistics
+
+CROP = 4
+LABEL_BATCH = 64
+Key = tuple[int, int, int, bool]  # row, top and left of the crop, whether it is mirrored
+
+
+def precise(precision: str) -> AbstractContextManager[Any]:
+    """Return autocast to bf16, or nothing."""
+    return torch.autocast("cpu", dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def png(image: Tensor) -> bytes:
+    """Return a picture uint8[3, H, W] as a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "PNG")
+    return file.getvalue()
+
+
+class Pictures(Dataset[tuple[Tensor, int]]):
+    """Decodes, crops, mirrors and normalises one picture at a time; a key says which one and how."""
+
+    def __init__(self, files: Sequence[bytes] | np.ndarray) -> None:
+        self.files = files
+        self.mean, self.std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, int]:
+        """Return float[C, H, W], normalised, and the row."""
+        row, top, left, mirrored = key
+        item = self.files[row]
+        pixels = np.array(Image.open(io.BytesIO(item))) if isinstance(item, bytes) else item
+        image = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+        height, width = image.shape[1:]
+        image = functional.pad(image, (CROP,) * 4)[:, top : top + height, left : left + width]
+        if mirrored:
+            image = image.flip(2)
+        return (image.float() / 255.0 - self.mean) / self.std, row
+
+
+def batches(case: Case) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield normalised x float[B, C, H, W] and targets float[B, K] (logits) or long[B] (classes), epoch by epoch."""
+    images = case.images()
+    if case.phase == "teacher":
+        targets, pictures = case.labels(), Pictures(images.permute(0, 2, 3, 1).contiguous().numpy())
+    else:
+        targets, pictures = case.logits(), Pictures([png(image) for image in images])
+    for epoch in count():
+        draws = [case.step_draws(epoch * case.sizes.steps + step) for step in range(case.sizes.steps)]
+        keys = [
+            [(int(row), int(top), int(left), bool(mirrored))
+             for row, (top, left), mirrored in zip(rows, view.shift, view.flip, strict=True)]
+            for rows, view in draws
+            if view.shift is not None and view.flip is not None
+        ]  # fmt: skip
+        loader: Any = DataLoader(pictures, batch_sampler=keys)
+        for (x, rows), (_, view) in zip(loader, draws, strict=True):
+            target = targets[rows]
+            if view.partner is not None:
+                x = view.lam * x + (1 - view.lam) * x[view.partner]
+                target = view.lam * target + (1 - view.lam) * target[view.partner]
+            yield x, target
+
+
+def train(case: Case, network: nn.Module, supplied: Iterator[tuple[Tensor, Tensor]]) -> Iterator[Tensor]:
+    """Yield the loss of every step; `network` eats normalised images."""
+    recipe, parameters = case.recipe, list(network.parameters())
+    optimiser: torch.optim.Optimizer
+    if recipe.optimiser == "sgd":
+        optimiser = torch.optim.SGD(
+            parameters, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, foreach=False, fused=False
+        )
+    else:
+        optimiser = torch.optim.AdamW(
+            parameters, recipe.lr, recipe.betas, weight_decay=recipe.weight_decay, foreach=False, fused=False
+        )
+    network.train()
+    for x, target in supplied:
+        with precise(case.precision):
+            logits = network(x)
+        if case.phase == "teacher":
+            loss = functional.cross_entropy(logits.float(), target)
+        else:
+            own = functional.log_softmax(logits.float() / recipe.temperature, dim=1)
+            wanted = functional.softmax(target / recipe.temperature, dim=1)
+            loss = functional.kl_div(own, wanted, reduction="batchmean")
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        yield loss.detach()
+
+
+class Recovery:
+    """One compensator in normalised units, recovered for itself, as `reference.infer` does in float64."""
+
+    def __init__(self, body: nn.Module, case: Case, part: int, lr: float, rounds: int, jitter: int) -> None:
+        sizes = case.sizes
+        rows = slice(part * sizes.classes, (part + 1) * sizes.classes)
+        mean, std = torch.tensor(MEAN).view(1, 3, 1, 1), torch.tensor(STD).view(1, 3, 1, 1)
+        self.x = (case.images()[rows].float() / 255.0 - mean) / std
+        self.labels = case.labels()[rows]
+        self.u = nn.Parameter(torch.zeros_like(self.x[:1]))
+        self.adam = torch.optim.Adam([self.u], lr=lr, betas=(0.5, 0.9), eps=1e-8, foreach=False, fused=False)
+        self.body, self.case, self.part, self.lr, self.rounds, self.jitter = body, case, part, lr, rounds, jitter
+        self.done = 0
+
+    def step(self) -> Tensor:
+        """Take one step; returns its loss."""
+        draw = rng(self.case.seed, 0, self.part, self.done, "view")
+        shift = draw.integers(0, self.jitter + 1, 2).tolist()
+        self.adam.param_groups[0]["lr"] = 0.5 * self.lr * (1 + math.cos(math.pi * self.done / self.rounds))
+        z = torch.roll(self.x + self.u, shift, dims=(2, 3))
+        with precise(self.case.precision):
+            logits, found = statistics(self.body, z)
+        loss = recovery_loss(logits, self.labels, found)
+        self.adam.zero_grad()
+        self.body.zero_grad()
+        loss.backward()
+        self.adam.step()
+        self.done += 1
+        return loss.detach()
+
+
+@torch.no_grad()
+def label(network: nn.Module, images: Tensor) -> Tensor:
+    """Return logits float[N, K] of pictures uint8[N, C, H, W]; `network` eats pixels in [0, 1]."""
+    network.eval()
+    return torch.cat([network(part.float() / 255.0) for part in images.split(LABEL_BATCH)])

@@ -1,0 +1,137 @@
+"""The two sides of every phase, ready to run a round again and again, and the numbers that must agree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from benchmarks.cases import MEAN, STD, Case
+from datastill.draft import Draft
+from datastill.fields import Content, Context, Items, Pictures
+from datastill.match.statistics import Statistics
+from datastill.networks.taps import tap
+from datastill.recipe import DatasetInfo, Recipe
+from datastill.runtime.device import Device, open_device
+from datastill.store.compensated import Compensated
+from datastill.training.losses import one_hot
+from datastill.training.loop import Learner, train
+from datastill.training.predict import predict
+from datastill.training.supply import Data, supply
+
+ROUNDS = 1000  # the length of recovery's schedule; what is run is its beginning
+MATCH = Statistics(rounds=ROUNDS)
+Numbers = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Ready:
+    """`first` runs one round and returns its numbers, `again` runs one round."""
+
+    first: Callable[[], Numbers]
+    again: Callable[[], object]
+
+
+def ready(case: Case) -> Ready:
+    """Return a side that is ready to run; everything of the reference stays out of the product's process."""
+    if case.side == "product":
+        device = open_device("cpu", case.precision)
+        makers = {"recovery": _product_recovery, "labelling": _product_labelling}
+        return makers.get(case.phase, _product_training)(case, device)
+    makers_plain = {"recovery": _plain_recovery, "labelling": _plain_labelling}
+    return makers_plain.get(case.phase, _plain_training)(case)
+
+
+def _trained(losses: Iterator[Tensor], network: torch.nn.Module, steps: int) -> Ready:
+    """A round is `steps` losses; the gradient of the first step stays with the parameters until the second."""
+
+    def first() -> Numbers:
+        found = [next(losses)]
+        gradients = [p.grad.flatten() for p in network.parameters() if p.grad is not None]
+        numbers = {"gradient": torch.cat(gradients)}
+        found += [next(losses) for _ in range(steps - 1)]
+        return numbers | {"loss": torch.stack(found)}
+
+    return Ready(first, lambda: [next(losses) for _ in range(steps)])
+
+
+def _product_training(case: Case, device: Device) -> Ready:
+    recipe, labels, work = case.recipe, case.labels(), case.work
+    if case.phase == "teacher":
+        data = Data(case.images(), labels, one_hot(labels, case.sizes.classes), "classes")
+    else:
+        data = Data(case.images(), labels, case.logits(), "logits")
+    learner = Learner(case.build(), recipe, work, case.seed, device)
+    steps = train(learner, supply(data.to(device.torch), work, recipe, case.seed))
+    return _trained((step.loss for step in steps), learner.network, case.sizes.steps)
+
+
+def _plain_training(case: Case) -> Ready:
+    from benchmarks import plain
+
+    network = case.build()
+    return _trained(plain.train(case, network.body, plain.batches(case)), network, case.sizes.steps)
+
+
+def _product_recovery(case: Case, device: Device) -> Ready:
+    sizes = case.sizes
+    info = DatasetInfo("benchmark", sizes.classes, (3, sizes.pixels, sizes.pixels), case.items, MEAN, STD)
+    labels, parts = case.labels(), torch.arange(sizes.parts).repeat_interleave(sizes.classes)
+    items = Items.of(cls=labels, set=parts, maker=torch.zeros_like(parts), unit=parts, picture=torch.arange(len(parts)))
+    arrays = {"compensators": torch.zeros(sizes.parts, *info.shape), "std": torch.tensor(STD).view(1, 3, 1, 1)}
+    content = Content(items, Pictures(case.images(), labels, ()), arrays, ("compensators",))
+    tapped = tap(case.build(), torch.zeros(1, *info.shape))
+    nothing: Any = None  # a round asks its context for seed, device and taps alone
+    ctx = Context(cast(Recipe, SimpleNamespace(seed=case.seed)), nothing, nothing, device, nothing, nothing)
+    ctx.memo["tapped", case.network] = tapped
+    draft = Draft(
+        Compensated(), content, MATCH.parts(items, (case.network,)), MATCH.optimise(),
+        rounds=ROUNDS, classes=sizes.classes, device=device.torch,
+    )  # fmt: skip
+
+    def step() -> Tensor:
+        with device.autocast():
+            metrics = MATCH.round(draft, ctx)
+        draft.round += 1
+        return MATCH.ce * metrics["cross-entropy"] + MATCH.alpha * metrics["statistics"]
+
+    def first() -> Numbers:
+        losses = [step()]
+        momentum = draft.arrays()["optimiser.compensators.0.exp_avg"].clone()
+        losses += [step() for _ in range(sizes.steps - 1)]
+        return {"loss": torch.stack(losses), "gradient": momentum / (1 - MATCH.betas[0])}
+
+    return Ready(first, lambda: [step() for _ in range(sizes.steps)])
+
+
+def _plain_recovery(case: Case) -> Ready:
+    from benchmarks import plain
+
+    body = case.build().body.eval()
+    parts = [plain.Recovery(body, case, part, MATCH.lr, ROUNDS, MATCH.jitter) for part in range(case.sizes.parts)]
+
+    def first() -> Numbers:
+        losses = [torch.stack([part.step() for part in parts])]
+        momenta = torch.cat([part.adam.state[part.u]["exp_avg"] for part in parts]).clone()
+        losses += [torch.stack([part.step() for part in parts]) for _ in range(case.sizes.steps - 1)]
+        return {"loss": torch.stack(losses), "gradient": momenta / (1 - MATCH.betas[0])}
+
+    return Ready(first, lambda: [part.step() for part in parts for _ in range(case.sizes.steps)])
+
+
+def _product_labelling(case: Case, device: Device) -> Ready:
+    network, images = case.build().to(memory_format=torch.channels_last), case.images()
+    again = lambda: predict(network, images, device=device.torch)  # noqa: E731
+    return Ready(lambda: {"logits": again()}, again)
+
+
+def _plain_labelling(case: Case) -> Ready:
+    from benchmarks import plain
+
+    network, images = case.build(), case.images()
+    again = lambda: plain.label(network, images)  # noqa: E731
+    return Ready(lambda: {"logits": again()}, again)
