@@ -143,7 +143,7 @@ def test_an_unknown_choice_is_refused_with_its_near_matches(room: str, name: str
 
 
 def test_an_unknown_setting_of_a_choice_is_refused_with_its_path() -> None:
-    with pytest.raises(DatastillError, match=r"there is no setting 'match\.round'; did you mean 'rounds'"):
+    with pytest.raises(DatastillError, match=r"there is no setting 'match\.round'; did you mean 'match\.rounds'"):
         resolve(tiny.recipe(match=choice("statistics", round=3)), tiny.dataset().info)
 
 

@@ -6,7 +6,7 @@ arXiv 2408.06927 (INFER), after arXiv 2306.13092 (SRe2L). G parts in one pass, K
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -19,10 +19,13 @@ from datastill.networks import sketch
 from datastill.networks.taps import Tapped, batch_norms, tap
 from datastill.recipe import DatasetInfo, Recipe
 from datastill.settings import setting
+from datastill.training.views import to_unit
 
 if TYPE_CHECKING:
     from datastill.draft import Draft
 
+Moments = list[tuple[Tensor, Tensor]]
+MOMENT_BATCH = 500
 MEASURED_PARTS = 8  # parts whose losses are measured before and after Clip; a few tell, all would cost a step each
 
 
@@ -32,7 +35,9 @@ class Statistics(Match):
     """L = ce * CE(f(z), y) + alpha * R(z), on z = the images of one set under one augmentation for the whole batch.
 
     R = sum over layers of w (||running_var - var||_2 + ||running_mean - mean||_2), w = `first` for the first layer,
-    else 1; mean and biased variance are those of the layer's input over the K images of the part.
+    else 1; mean and biased variance are those of the layer's input over the K images of the part. Networks that were
+    trained on crops with black borders remember statistics of such crops; `reference` "plain" puts the statistics of
+    the training images as they are in the place of the running ones (ours; not in the paper).
     """
 
     ce: float = setting(1.0, low=0.0)
@@ -45,6 +50,9 @@ class Statistics(Match):
     resized_crop: bool = setting(False, help="one random resized crop per step for the whole batch")
     flip: bool = setting(False, help="one horizontal flip decision per step for the whole batch")
     antialias: bool = setting(True, help="whether resizing filters")
+    reference: Literal["running", "plain"] = setting(
+        "running", help="the networks' running statistics, or those of the un-augmented training images"
+    )
 
     requires = frozenset({"gradients", "class-balanced sets"})
 
@@ -88,27 +96,41 @@ class Statistics(Match):
             for z, p in zip(x.chunk(groups), draft.parts, strict=True)
         ]
         z = torch.cat(views) if groups > 1 else views[0]
-        ce, distance = self.losses(_tapped(ctx, draft.parts[0].network), z, target, groups)
+        name = draft.parts[0].network
+        ce, distance = self.losses(_tapped(ctx, name), z, target, groups, self._wanted(ctx, name))
         (dx,) = torch.autograd.grad((self.ce * ce + self.alpha * distance).sum(), x)
         draft.pull(draft.rows, dx)
         draft.step()
         return {"cross-entropy": ce.detach(), "statistics": distance.detach()}
 
-    def losses(self, network: Tapped, z: Tensor, target: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    def losses(
+        self, network: Tapped, z: Tensor, target: Tensor, groups: int, wanted: Moments | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return CE and R of each group, float[G]; z float[G * K, C, H, W] pixels, target float[G * K, classes].
 
-        Both are float32, or float64 where the network is.
+        Both are float32, or float64 where the network is. `wanted` takes the place of the running statistics.
         """
         logits, layers = network(z, groups=groups)
         exact = logits if logits.dtype == torch.float64 else logits.float()
         each = -(target * functional.log_softmax(exact, dim=1)).sum(dim=1)
         ce = each.view(groups, -1).mean(dim=1)
         distance = torch.zeros_like(ce)
-        for layer, (mean, var, running_mean, running_var) in enumerate(layers):
-            gap = torch.linalg.vector_norm(running_var - var, dim=1)
-            gap = gap + torch.linalg.vector_norm(running_mean - mean, dim=1)
+        for layer, (mean, var, *running) in enumerate(layers):
+            wanted_mean, wanted_var = wanted[layer] if wanted else running
+            gap = torch.linalg.vector_norm(wanted_var - var, dim=1)
+            gap = gap + torch.linalg.vector_norm(wanted_mean - mean, dim=1)
             distance = distance + (self.first if layer == 0 else 1.0) * gap
         return ce, distance
+
+    def _wanted(self, ctx: Context, name: str) -> Moments | None:
+        """Return the moments of every layer's input over the training images as they are, if `reference` asks so."""
+        if self.reference == "running":
+            return None
+        key = ("plain moments", name)
+        if key not in ctx.memo:
+            ctx.memo[key] = _plain_moments(_tapped(ctx, name), ctx.real.data().images, ctx.device.torch)
+        made: Moments = ctx.memo[key]
+        return made
 
     def _augment(self, x: Tensor, rng: np.random.Generator) -> Tensor:
         if self.resized_crop:
@@ -141,6 +163,18 @@ class Statistics(Match):
             for i, name in enumerate(names[: len(means)])
             for j, what in enumerate(("cross-entropy", "statistics"))
         }
+
+
+@torch.no_grad()
+def _plain_moments(network: Tapped, images: Tensor, device: torch.device) -> Moments:
+    """Return mean and biased variance per layer and channel over all images, added up batch by batch in float64."""
+    sums: list[tuple[Tensor, Tensor]] = []
+    for pixels in images.split(MOMENT_BATCH):
+        _, layers = network(to_unit(pixels.to(device)))
+        share = len(pixels) / len(images)
+        terms = [(share * m.double()[0], share * (v.double() + m.double().square())[0]) for m, v, *_ in layers]
+        sums = terms if not sums else [(a + c, b + d) for (a, b), (c, d) in zip(sums, terms, strict=True)]
+    return [(mean.float(), (square - mean.square()).float()) for mean, square in sums]
 
 
 def _tapped(ctx: Context, name: str) -> Tapped:
