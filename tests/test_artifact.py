@@ -32,9 +32,7 @@ ODD_NAMES = ("a/b", "..", 'say "x"', "<b>& \u2713\u00e9")
 
 
 def distilled(folder: Path, data: Any = None, **changes: Any) -> DistilledDataset:
-    return distil(
-        data or tiny.dataset(), tiny.recipe(**changes), device=tiny.device(), reporter=Reporter(), out=folder
-    )
+    return distil(data or tiny.dataset(), tiny.recipe(**changes), device=tiny.device(), reporter=Reporter(), out=folder)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +104,7 @@ def change_pictures(folder: Path, row: int, data: bytes) -> None:
     change_table(path, "image", files)
 
 
-# -------------------------------------------------------------------------------------------------------- the round trip
+# --- the round trip ---
 
 
 @pytest.mark.parametrize("label", registered("label"))
@@ -179,18 +177,27 @@ def test_the_manifest_is_written_last(tmp_path: Path, monkeypatch: pytest.Monkey
         assert made.folder is None
 
 
+def test_saving_over_another_set_takes_its_manifest_away_first(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = DistilledDataset.load(copy)
+    monkeypatch.setattr(artifact, "_write_table", broken)
+    with pytest.raises(OSError, match="no more"):
+        made.save(copy)
+    refused(copy, "holds no distilled set")
+
+
 def broken(*args: object, **kwargs: object) -> None:
     raise OSError("no more")
 
 
-# ------------------------------------------------------------------------------------------------------ bytes and layout
+# --- bytes and layout ---
 
 
 @pytest.mark.parametrize("label", registered("label"))
 def test_the_ledger_is_the_sizes_of_the_files(label: str, tmp_path: Path) -> None:
     made = distilled(tmp_path / "set", label=choice(label))
     ledger = made.ledger()
-    sizes = {p.relative_to(made.folder).as_posix(): p.stat().st_size for p in (tmp_path / "set").rglob("*") if p.is_file()}  # type: ignore[arg-type]  # saved, so there is a folder
+    files = [p for p in (tmp_path / "set").rglob("*") if p.is_file()]
+    sizes = {p.relative_to(tmp_path / "set").as_posix(): p.stat().st_size for p in files}
     sizes.pop("run.json")
     assert ledger["total"] == sum(sizes.values()) == sum(v for k, v in ledger.items() if k != "total")
     assert ledger["natural images"] == sizes["images.parquet"]
@@ -279,14 +286,12 @@ def test_a_grey_set_loads_without_a_warning(tmp_path: Path) -> None:
     assert torch.equal(DistilledDataset.load(tmp_path / "set").expand().images, made.expand().images)
 
 
-# -------------------------------------------------------------------------------------------------------------- the loader
+# --- the loader ---
 
 
 @pytest.mark.parametrize("label", registered("label"))
 def test_the_loader_gives_full_batches_and_another_order_every_epoch(label: str) -> None:
-    made = distil(
-        tiny.dataset(), tiny.recipe(label=choice(label)), device=tiny.device(), reporter=Reporter()
-    )
+    made = distil(tiny.dataset(), tiny.recipe(label=choice(label)), device=tiny.device(), reporter=Reporter())
     loader = made.loader(batch_size=7, seed=3)
     assert len(loader) == 4
     epochs = [list(loader), list(loader)]
@@ -296,10 +301,12 @@ def test_the_loader_gives_full_batches_and_another_order_every_epoch(label: str)
         assert images.dtype == targets.dtype == torch.float32
     assert not torch.equal(epochs[0][0][0], epochs[1][0][0])
     again = list(made.loader(batch_size=7, seed=3))
-    assert all(torch.equal(a, b) for one, two in zip(epochs[0], again, strict=True) for a, b in zip(one, two, strict=True))
+    assert all(
+        torch.equal(a, b) for one, two in zip(epochs[0], again, strict=True) for a, b in zip(one, two, strict=True)
+    )
 
 
-# ------------------------------------------------------------------------------------------------- what is refused on load
+# --- what is refused on load ---
 
 
 def test_a_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
@@ -482,6 +489,12 @@ def test_arrays_that_fit_no_picture_are_refused(copy: Path, shape: list[int]) ->
     refused(copy, "set")
 
 
+@pytest.mark.parametrize("codec", ["gif", "../../x", None, 3])
+def test_pictures_of_an_unknown_codec_are_refused(copy: Path, codec: Any) -> None:
+    claim(copy, lambda m: m["pictures"].update(codec=codec))
+    refused(copy, f"there is no codec of pictures '{codec}'")
+
+
 def test_damaged_arrays_are_refused(copy: Path) -> None:
     (copy / "arrays.safetensors").write_bytes(b"\xff" * 64)
     claim(copy, lambda m: None)
@@ -545,7 +558,9 @@ def test_networks_of_another_recipe_are_refused(taught: Path, tmp_path: Path) ->
 
 def test_nothing_is_unpickled(copy: Path) -> None:
     """A pickle under the name of an array file is no array file."""
-    (copy / "arrays.safetensors").write_bytes(b"\x80\x04\x95\x17\0\0\0\0\0\0\0\x8c\x08builtins\x94\x8c\x04exit\x94\x93\x94.")
+    (copy / "arrays.safetensors").write_bytes(
+        b"\x80\x04\x95\x17\0\0\0\0\0\0\0\x8c\x08builtins\x94\x8c\x04exit\x94\x93\x94."
+    )
     claim(copy, lambda m: None)
     refused(copy, r"arrays\.safetensors' is damaged")
 

@@ -150,7 +150,11 @@ def test_an_unknown_setting_of_a_choice_is_refused_with_its_path() -> None:
 def test_all_mistakes_are_said_at_once() -> None:
     table = {"odd": NetworkRecipe(arch="convnet", settings={"norm": "instance"}), "far": NetworkRecipe(arch="convnt")}
     recipe = tiny.recipe(
-        ipc=1, select=choice("rando"), match=choice("statistics", rounds=-1), label=choice("static", extra=1), networks=table
+        ipc=1,
+        select=choice("rando"),
+        match=choice("statistics", rounds=-1),
+        label=choice("static", extra=1),
+        networks=table,
     )
     with pytest.raises(DatastillError) as refused:
         resolve(recipe, tiny.dataset().info)
@@ -170,7 +174,7 @@ def test_choices_that_do_not_fit_each_other_are_all_said() -> None:
     with pytest.raises(DatastillError) as refused:
         resolve(tiny.recipe(store=choice("pixels", total=3), networks=table), tiny.dataset().info)
     text = str(refused.value)
-    assert "match 'statistics' needs class-balanced sets and gradients, which no other choice of this recipe" in text
+    assert "match 'statistics' needs class-balanced sets and gradients, which no other choice here" in text
     assert "store 'pixels' was given total=3 for 4 classes" in text
     assert "network 'odd' has none" in text
 

@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> None:
         for axis, place in zip(axes[row, 3:], places, strict=True):
             _draw(axis, images[place].permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=255)
     kept = f"Kept: {CLASSES} real images (one a class) and {len(names) - 1} compensators (one a network)."
-    colours = f"Red adds up to {limit:.2f}, blue takes away as much, of a pixel range of 0 to 1."
+    colours = f"Full red adds {limit:.2f} or more, full blue takes as much away; pixels range from 0 to 1."
     figure.text(0.5, 0.94, f"{kept}  A student sees {len(names) * CLASSES} items.", fontsize=10, color=INK, ha="center")
     figure.text(0.5, 0.03, colours, fontsize=9, color=FAINT, ha="center")
     figure.savefig(PICTURE, dpi=150, bbox_inches="tight", pad_inches=0.12)

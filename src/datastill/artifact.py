@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from datastill.card import card
-from datastill.errors import DatastillError
+from datastill.errors import DatastillError, unknown
 from datastill.fields import COLUMNS, Content, Expanded, Fields, Items, Labels, Pictures, resolve
 from datastill.networks import Network, Space, create_network
 from datastill.recipe import DatasetInfo, Recipe, TrainRecipe
@@ -108,6 +108,7 @@ class DistilledDataset:
     def save(self, folder: str | Path) -> Path:
         """Write the set into a folder. The manifest is written last: a folder with one is whole."""
         folder = Path(folder)
+        (folder / MANIFEST).unlink(missing_ok=True)
         _write_pictures(folder / PICTURES, self.content.pictures, self.classes)
         columns = {name: pa.array(getattr(self.content.items, name).numpy(), pa.int32()) for name in COLUMNS}
         _write_table(folder / ITEMS, pa.table(columns), compression="zstd")
@@ -315,7 +316,9 @@ def _read_pictures(path: Path, claim: Mapping[str, Any], info: DatasetInfo) -> P
     table = _read_table(path, int(claim["count"]), ("image", "label", "id"))
     labels = torch.tensor(table["label"].to_numpy(), dtype=torch.long)
     _check_range(path, "label", labels, 0, info.classes)
-    codec = str(claim["codec"])
+    codec = claim["codec"]
+    if codec not in ("webp", "png", "jpeg"):
+        raise unknown("codec of pictures", str(codec), ("webp", "png", "jpeg"))
     files = [row["bytes"] for row in table["image"].to_pylist()]
     pixels = torch.empty((len(files), *info.shape), dtype=torch.uint8)
     for i, data in enumerate(files):

@@ -33,7 +33,7 @@ def card(
     known = methods().get(recipe.method)
     counts = facts.get("counts", {})
     holds, built = (LOSSLESS_HOLDS, LOSSLESS_BUILT) if lossless else (LOSSY_HOLDS, LOSSY_BUILT)
-    bought = ", ".join(f"{k} {v}" for k, v in counts.items() if isinstance(v, int))
+    bought = ", ".join(f"{k} {v}" for k, v in sorted(counts.items()) if isinstance(v, int))
     return f"""---
 license: other
 task_categories: [image-classification]

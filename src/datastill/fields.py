@@ -125,8 +125,7 @@ class Real:
 
     def __init__(self, dataset: Dataset, validation: int = 0, seed: int = 0) -> None:
         self._train: Images = dataset.train
-        self.info = dataset.info
-        self.fingerprint, self.classes = dataset.fingerprint, dataset.classes
+        self.info, self.fingerprint, self.classes = dataset.info, dataset.fingerprint, dataset.classes
         labels = dataset.train.labels
         held: list[Tensor] = []
         for k in range(self.info.classes):
@@ -139,9 +138,7 @@ class Real:
                 )
             held.append(rows[torch.from_numpy(rng(seed, "validation", k).permutation(len(rows))[:share])])
         self.held_out = torch.cat(held).sort().values
-        keep = torch.ones(len(labels), dtype=torch.bool)
-        keep[self.held_out] = False
-        self.rows = keep.nonzero().flatten()
+        self.rows = torch.isin(torch.arange(len(labels)), self.held_out, invert=True).nonzero().flatten()
         self.key = digest_of([self.fingerprint, self.held_out.tolist()])
 
     def of_class(self, k: int) -> Tensor:
@@ -392,10 +389,8 @@ def _misfits(fields: list[Field], recipe: Recipe, info: DatasetInfo) -> list[str
     for choice_ in fields:
         missing = sorted(choice_.requires - provided)
         if missing and len(fields) == len(ROOMS):  # a choice that could not be made might have provided it
-            mistakes.append(
-                f"{choice_.room} '{choice_.name}' needs {' and '.join(missing)}, which no other choice of this recipe "
-                "provides."
-            )
+            lacks = " and ".join(missing)
+            mistakes.append(f"{choice_.room} '{choice_.name}' needs {lacks}, which no other choice here provides.")
         mistakes += choice_.check(recipe, info)
     for name, network in recipe.networks.items():
         try:

@@ -118,6 +118,11 @@ def test_noise_is_gaussian_and_different_for_every_unit() -> None:
     assert torch.corrcoef(u).fill_diagonal_(0.0).abs().max() < 0.06
 
 
+def test_noise_for_another_number_of_compensators_is_refused() -> None:
+    with pytest.raises(DatastillError, match="match 'noise' was given 3 norms for 4 compensators; give one for each"):
+        engine.build_content(tiny.context(match=choice("noise", norms=[1.0, 2.0, 3.0])))
+
+
 def test_none_learns_nothing() -> None:
     ctx = tiny.context(match=choice("none"))
     content = engine.build_content(ctx)
@@ -131,5 +136,5 @@ def test_none_learns_nothing() -> None:
     ("name", "lacks"), [("statistics", "class-balanced sets and gradients"), ("noise", "gradients")]
 )
 def test_what_needs_compensators_is_refused_with_a_store_that_has_none(name: str, lacks: str) -> None:
-    with pytest.raises(DatastillError, match=f"match '{name}' needs {lacks}, which no other choice of this recipe"):
+    with pytest.raises(DatastillError, match=f"match '{name}' needs {lacks}, which no other choice here provides"):
         tiny.context(given={}, store=choice("pixels"), match=tiny.chosen("match", name))

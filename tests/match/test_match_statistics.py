@@ -77,7 +77,7 @@ def learned_gradient(draft: Draft) -> Tensor:
     return leaf.grad
 
 
-# ------------------------------------------------------------------------------------------------------------ the loss
+# --- the loss ---
 
 
 def test_the_loss_is_that_of_the_plain_hooks() -> None:
@@ -133,7 +133,7 @@ def test_networks_without_batch_norm_are_refused_before_any_work() -> None:
         tiny.context(given={}, networks=table, match=choice("none"))
 
 
-# -------------------------------------------------------------------------------------------------------- its gradient
+# --- its gradient ---
 
 
 def test_the_gradient_of_a_compensator_is_the_sum_of_its_images_gradients_rolled_back() -> None:
@@ -206,7 +206,7 @@ def test_gradients_of_several_sets_in_one_pass_equal_separate_passes() -> None:
     torch.testing.assert_close(together, apart, rtol=1e-11, atol=1e-13)
 
 
-# ----------------------------------------------------------------------------------------------------- its augmentation
+# --- its augmentation ---
 
 
 def test_shifts_cover_zero_to_jitter_on_both_axes_and_are_never_negative() -> None:
@@ -250,7 +250,7 @@ def test_augmentation_of_a_part_depends_on_its_round_and_not_on_its_neighbours()
     assert draws == {(p, r): tuple(rng(0, 0, p, r, "view").integers(0, 1000, 2)) for p in range(5) for r in range(5)}
 
 
-# ------------------------------------------------------------------------------------------------------- the whole loop
+# --- the whole loop ---
 
 
 @pytest.mark.parametrize("project", ["none", "forward"])

@@ -41,7 +41,11 @@ def test_a_lock_keeps_a_second_process_out_until_the_first_one_leaves(tmp_path: 
     path = tmp_path / "deep" / "thing"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
+        [sys.executable, "-c", HOLD, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+        text=True,
     ) as other:
         assert other.stdout is not None
         assert other.stdin is not None
@@ -70,5 +74,8 @@ def test_an_error_of_the_block_passes_as_it_is(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_said_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(DatastillError, match=r"'.*file' cannot be written: .*DATASTILL_CACHE"), locked(tmp_path / "file" / "x"):
+    with (
+        pytest.raises(DatastillError, match=r"'.*file' cannot be written: .*DATASTILL_CACHE"),
+        locked(tmp_path / "file" / "x"),
+    ):
         pass

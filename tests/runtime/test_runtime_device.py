@@ -42,9 +42,15 @@ def test_precision_decides_what_forward_passes_are_computed_in() -> None:
 
 def test_a_device_says_what_a_measurement_records() -> None:
     said = open_device("cpu", "bf16").describe()
-    assert said.keys() == {"device", "name", "precision", "threads"}
+    assert said.keys() == {"device", "name", "precision", "compiled", "threads"}
+    assert said["compiled"] == "no"
     assert (said["device"], said["precision"], said["threads"]) == ("cpu", "bf16", str(torch.get_num_threads()))
     assert said["name"]
+
+
+def test_a_network_runs_as_it_is_unless_compiling_was_asked_for() -> None:
+    network = torch.nn.Identity()
+    assert open_device("cpu").compiled(network) is network
 
 
 def test_large_blocks_are_kept_where_there_is_glibc(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -151,7 +151,8 @@ def test_missing_and_damaged_json_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "dtype", [torch.uint8, torch.int8, torch.int64, torch.bool, torch.float16, torch.bfloat16, torch.float32, torch.float64]
+    "dtype",
+    [torch.uint8, torch.int8, torch.int64, torch.bool, torch.float16, torch.bfloat16, torch.float32, torch.float64],
 )
 def test_arrays_come_back_bit_equal(dtype: torch.dtype, tmp_path: Path) -> None:
     arrays = {

@@ -58,8 +58,7 @@ def test_torch_is_seeded_inside_the_block_and_restored_after_it() -> None:
 def test_torch_is_restored_after_an_error_and_blocks_nest() -> None:
     before = torch.get_rng_state()
     with pytest.raises(KeyError), torch_seeded(0):
-        torch.rand(1)
-        raise KeyError
+        raise KeyError(torch.rand(1))
     assert torch.equal(torch.get_rng_state(), before)
     with torch_seeded(0):
         plain = torch.rand(2)

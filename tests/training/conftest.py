@@ -16,6 +16,7 @@ from datastill.training.supply import Data
 
 MakeLearner = Callable[..., Learner]
 CLASSES, SHAPE = 3, (3, 8, 8)
+SMALL: dict[str, dict[str, Any]] = {"convnet": {"width": 8}, "efficientnet_b0": {"width": 0.1}}
 
 
 @pytest.fixture(scope="session")
@@ -28,16 +29,17 @@ def data() -> Data:
     """20 pictures of three classes, whose mean colours differ."""
     generator = torch.Generator().manual_seed(0)
     classes = torch.arange(20) % CLASSES
-    images = torch.randint(0, 156, (20, *SHAPE), generator=generator) + 100 * torch.eye(3).long()[classes][:, :, None, None]
+    images = (
+        torch.randint(0, 156, (20, *SHAPE), generator=generator) + 100 * torch.eye(3).long()[classes][:, :, None, None]
+    )
     return Data(images.to(torch.uint8), classes, torch.eye(CLASSES)[classes], "classes")
 
 
 @pytest.fixture
 def make_network() -> Callable[..., Network]:
     def make(arch: str = "convnet", seed: int = 0, **settings: Any) -> Network:
-        settings = settings or {"convnet": {"width": 8}, "efficientnet_b0": {"width": 0.1}}[arch]
         space = Space((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-        return create_network(arch, classes=CLASSES, shape=SHAPE, space=space, seed=seed, **settings)
+        return create_network(arch, classes=CLASSES, shape=SHAPE, space=space, seed=seed, **(settings or SMALL[arch]))
 
     return make
 
@@ -46,9 +48,11 @@ def make_network() -> Callable[..., Network]:
 def make_learner(cpu: Device, make_network: Callable[..., Network]) -> MakeLearner:
     """Return a maker of learners on 20 items: 3 steps of 8 an epoch."""
 
-    def make(arch: str = "convnet", *, items: int = 20, device: Device | None = None, **recipe: Any) -> Learner:
-        defaults = {"optimiser": "sgd", "lr": 0.05, "batch": 8, "epochs": 2, "crop": 1}
+    def make(
+        arch: str = "convnet", *, settings: dict[str, Any] | None = None, device: Device | None = None, **recipe: Any
+    ) -> Learner:
+        defaults: dict[str, Any] = {"optimiser": "sgd", "lr": 0.05, "batch": 8, "epochs": 2, "crop": 1}
         made = TrainRecipe(**(defaults | recipe))
-        return Learner(make_network(arch), made, made.work(items), 0, device or cpu)
+        return Learner(make_network(arch, **(settings or {})), made, made.work(20), 0, device or cpu)
 
     return make

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from reference import training as plain
 from torch import Tensor, nn
 
-from datastill.networks import Network
 from datastill.recipe import TrainRecipe
 from datastill.runtime.device import Device, open_device
 from datastill.training.loop import Learner, train
 from datastill.training.supply import Batch, Data, supply
+from reference import training as plain
 
 MakeLearner = Callable[..., Learner]
 SOFT = {"mix": "mixup", "temperature": 30.0}
@@ -50,17 +50,17 @@ def assert_same(one: Learner, two: Learner) -> None:
 @pytest.mark.parametrize("optimiser", ["sgd", "adamw", "adam"])
 @pytest.mark.parametrize("kind", ["classes", "logits"])
 def test_training_is_what_plain_torch_does(optimiser: str, kind: str, make_learner: MakeLearner, data: Data) -> None:
-    """SGD is linear in small errors; Adam divides by roots of squares, so that its last bits count for more."""
-    lr = 0.05 if optimiser == "sgd" else 1e-3
-    learner = make_learner(optimiser=optimiser, lr=lr, epochs=4, **(SOFT if kind == "logits" else {}))
+    """Adam gets no BatchNorm: it would blow up the gradient of the bias before it, which is nothing but rounding."""
+    own: dict[str, Any] = {"lr": 0.05} if optimiser == "sgd" else {"lr": 1e-3, "settings": {"width": 8, "norm": "none"}}
+    learner = make_learner(optimiser=optimiser, epochs=4, **own, **(SOFT if kind == "logits" else {}))
     told = soft(data) if kind == "logits" else data
-    twin = make_learner(optimiser=optimiser, lr=lr, epochs=4).network
+    twin = make_learner(optimiser=optimiser, epochs=4, **own).network
     twin.load_state_dict(learner.network.state_dict())
     losses = plain.train(twin, batches(learner, told), learner.recipe, learner.work.epoch)
     finished(learner, told)
     torch.testing.assert_close(learner.losses, torch.stack(losses), rtol=2e-4, atol=1e-6)
     for name, value in learner.network.state_dict().items():
-        torch.testing.assert_close(value, twin.state_dict()[name], rtol=2e-3, atol=2e-4, msg=name)
+        torch.testing.assert_close(value, twin.state_dict()[name], rtol=1e-3, atol=1e-5)
 
 
 def test_training_makes_the_loss_fall(make_learner: MakeLearner, data: Data) -> None:
@@ -111,34 +111,35 @@ def test_the_network_trains_in_training_mode_and_every_weight_moves(make_learner
     assert moved == set(before) - {"space.mean", "space.std"}
 
 
-@pytest.mark.parametrize("arch", ["convnet", "efficientnet_b0"])
+@pytest.mark.parametrize(("arch", "steps", "breaks"), [("convnet", 6, range(7)), ("efficientnet_b0", 3, range(1, 3))])
 @pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
 def test_training_goes_on_bit_for_bit_from_a_checkpoint_at_any_step(
-    arch: str, optimiser: str, make_learner: MakeLearner, data: Data, tmp_path: Path
+    arch: str, steps: int, breaks: range, optimiser: str, make_learner: MakeLearner, data: Data, tmp_path: Path
 ) -> None:
     """EfficientNet has dropout, whose numbers must not depend on where the training was broken off."""
-    kinds = {"arch": arch, "optimiser": optimiser, "lr": 0.05 if optimiser == "sgd" else 1e-3, "steps": 5}
+    kinds: dict[str, Any] = {
+        "arch": arch,
+        "optimiser": optimiser,
+        "lr": 0.05 if optimiser == "sgd" else 1e-3,
+        "steps": steps,
+    }
     unbroken = make_learner(**kinds)
     told = batches(unbroken, data)
-    finished(unbroken, data)
-    broken = make_learner(**kinds)
-    for step in range(6):
-        path = tmp_path / f"{step}.safetensors"
-        broken.save(path)
+    unbroken.save(tmp_path / "0")
+    for step in train(unbroken, told):
+        unbroken.save(tmp_path / str(step.index + 1))
+    for start in breaks:
         again = make_learner(**kinds)
-        again.network.body.head.apply(_spoil)
-        again.load(path)
-        assert again.step == step
-        for _ in train(again, told[step:]):
+        again.network.apply(_spoil)
+        again.load(tmp_path / str(start))
+        assert again.step == start
+        for _ in train(again, told[start:]):
             pass
         assert_same(again, unbroken)
-        for _ in train(broken, told[step : step + 1]):
-            pass
-    assert_same(broken, unbroken)
 
 
 def _spoil(module: nn.Module) -> None:
-    for p in module.parameters():
+    for p in module.parameters(recurse=False):
         p.data.add_(1.0)
 
 
@@ -158,7 +159,8 @@ class DropPath(nn.Module):
         self.drop_prob = drop_prob
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * (torch.rand(len(x), 1, 1, 1) > self.drop_prob) if self.training else x
+        draws = self.training and self.drop_prob > 0
+        return x * (torch.rand(len(x), 1, 1, 1) > self.drop_prob) if draws else x
 
 
 @pytest.mark.parametrize(
@@ -168,7 +170,7 @@ class DropPath(nn.Module):
     ids=lambda value: str(value),
 )  # fmt: skip
 def test_whatever_draws_is_seeded_by_the_step_and_leaves_torchs_generator_alone(
-    layer: nn.Module, draws: bool, cpu: Device, make_network: Callable[..., Network], data: Data, tmp_path: Path
+    layer: nn.Module, draws: bool, cpu: Device, make_network: Callable[..., Any], data: Data, tmp_path: Path
 ) -> None:
     recipe = TrainRecipe(batch=8, lr=0.05, steps=4, crop=0)
 
@@ -190,7 +192,7 @@ def test_whatever_draws_is_seeded_by_the_step_and_leaves_torchs_generator_alone(
     assert_same(finished(three, data), one)
 
 
-def test_another_seed_drops_other_units(cpu: Device, make_network: Callable[..., Network], data: Data) -> None:
+def test_another_seed_drops_other_units(cpu: Device, make_network: Callable[..., Any], data: Data) -> None:
     recipe = TrainRecipe(batch=20, steps=1, crop=0, flip=False)
     losses = []
     for seed in (0, 0, 1):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from datastill.networks import Network
 from datastill.recipe import TrainRecipe, Work
 from datastill.runtime.files import load_arrays, save_arrays
 from datastill.training.optim import learning_rate, load_optimiser_arrays, make_optimiser, optimiser_arrays
@@ -95,9 +95,7 @@ def stepped(network: nn.Module, recipe: TrainRecipe) -> dict[str, tuple[Tensor, 
 
 
 @pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
-def test_every_parameter_decays_or_the_matrices_alone(
-    optimiser: str, make_network: Callable[..., Network]
-) -> None:
+def test_every_parameter_decays_or_the_matrices_alone(optimiser: str, make_network: Callable[..., Any]) -> None:
     recipe = {"optimiser": optimiser, "lr": 0.1, "weight_decay": 0.5}
     everything = stepped(make_network(), TrainRecipe(**recipe, decay="all"))  # type: ignore[arg-type]
     for before, after in everything.values():
@@ -108,7 +106,7 @@ def test_every_parameter_decays_or_the_matrices_alone(
         torch.testing.assert_close(after, before * (0.95 if before.ndim >= 2 else 1.0))
 
 
-def test_frozen_parameters_are_left_alone(make_network: Callable[..., Network]) -> None:
+def test_frozen_parameters_are_left_alone(make_network: Callable[..., Any]) -> None:
     network = make_network()
     network.body.head.requires_grad_(False)
     held = {id(p) for group in make_optimiser(network, TrainRecipe()).param_groups for p in group["params"]}
@@ -119,7 +117,7 @@ def test_frozen_parameters_are_left_alone(make_network: Callable[..., Network]) 
     ("name", "kind"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam)]
 )
 def test_the_recipe_names_the_optimiser_and_its_numbers(
-    name: str, kind: type, make_network: Callable[..., Network]
+    name: str, kind: type, make_network: Callable[..., Any]
 ) -> None:
     recipe = TrainRecipe(optimiser=name, momentum=0.7, betas=(0.5, 0.8), lr=0.3)  # type: ignore[arg-type]
     made = make_optimiser(make_network(), recipe)
@@ -134,7 +132,7 @@ def test_the_recipe_names_the_optimiser_and_its_numbers(
 @pytest.mark.parametrize("optimiser", ["sgd", "adamw", "adam"])
 @pytest.mark.parametrize("decay", ["all", "matrices"])
 def test_written_state_goes_on_bit_for_bit_whatever_the_memory_layout(
-    optimiser: str, decay: str, make_network: Callable[..., Network], tmp_path_factory: pytest.TempPathFactory
+    optimiser: str, decay: str, make_network: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """Fused kernels walk memory: a state laid out otherwise than its parameter would be mixed up silently."""
     recipe = TrainRecipe(optimiser=optimiser, decay=decay, lr=0.1)  # type: ignore[arg-type]
@@ -156,7 +154,7 @@ def test_written_state_goes_on_bit_for_bit_whatever_the_memory_layout(
         assert torch.equal(one, two)
 
 
-def test_an_optimiser_that_has_not_stepped_has_nothing_to_write(make_network: Callable[..., Network]) -> None:
+def test_an_optimiser_that_has_not_stepped_has_nothing_to_write(make_network: Callable[..., Any]) -> None:
     optimiser = make_optimiser(make_network(), TrainRecipe(momentum=0.0))
     assert optimiser_arrays(optimiser) == {}
     load_optimiser_arrays(optimiser, {})

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from datastill.networks import Network
 from datastill.training.predict import accuracy, predict
 from datastill.training.supply import Data
 from datastill.training.views import to_unit
@@ -16,7 +16,7 @@ from datastill.training.views import to_unit
 CPU = torch.device("cpu")
 
 
-def test_answers_are_those_of_one_picture_at_a_time(make_network: Callable[..., Network], data: Data) -> None:
+def test_answers_are_those_of_one_picture_at_a_time(make_network: Callable[..., Any], data: Data) -> None:
     network = make_network().eval()
     for batch in (1, 7, 500):
         logits = predict(network, data.images, device=CPU, batch=batch)
@@ -30,7 +30,7 @@ def test_answers_are_those_of_one_picture_at_a_time(make_network: Callable[..., 
 
 
 def test_bytes_and_the_same_numbers_as_floats_give_the_same_answers(
-    make_network: Callable[..., Network], data: Data
+    make_network: Callable[..., Any], data: Data
 ) -> None:
     network, floats = make_network(), to_unit(data.images)
     before = floats.clone()
@@ -40,7 +40,7 @@ def test_bytes_and_the_same_numbers_as_floats_give_the_same_answers(
 
 @pytest.mark.parametrize("training", [True, False])
 def test_mode_and_statistics_are_left_as_they_were(
-    training: bool, make_network: Callable[..., Network], data: Data
+    training: bool, make_network: Callable[..., Any], data: Data
 ) -> None:
     network = make_network("efficientnet_b0").train(training)
     network.body.pool.train(not training)  # a part in another mode than the whole
@@ -54,7 +54,7 @@ def test_mode_and_statistics_are_left_as_they_were(
     assert torch.equal(predict(network, data.images, device=CPU), one), "dropout must be off"
 
 
-def test_a_picture_is_answered_alike_in_any_company(make_network: Callable[..., Network], data: Data) -> None:
+def test_a_picture_is_answered_alike_in_any_company(make_network: Callable[..., Any], data: Data) -> None:
     network = make_network().train()
     whole = predict(network, data.images, device=CPU)
     torch.testing.assert_close(predict(network, data.images[3:5], device=CPU), whole[3:5], rtol=1e-4, atol=1e-5)

@@ -7,12 +7,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from reference import augment
 
 from datastill.networks import Space
 from datastill.recipe import TrainRecipe
 from datastill.runtime.seeds import rng
 from datastill.training.views import View, to_unit
+from reference import augment
 
 PLAIN = TrainRecipe(crop=0, flip=False)
 MIXING = st.sampled_from(["mixup", "cutmix"])
@@ -99,7 +99,9 @@ def test_mixup_is_the_weighted_sum_of_single_images(seed: int) -> None:
     assert sorted(partner) == list(range(5))
     assert 0.0 <= view.lam <= 1.0
     np.testing.assert_allclose(view.mix(x).numpy(), augment.mixed(x.numpy(), view.lam, partner), atol=1e-6)
-    np.testing.assert_allclose(view.blend(targets).numpy(), augment.mixed(targets.numpy(), view.lam, partner), atol=1e-5)
+    np.testing.assert_allclose(
+        view.blend(targets).numpy(), augment.mixed(targets.numpy(), view.lam, partner), atol=1e-5
+    )
 
 
 def test_mixing_shares_follow_the_beta_distribution() -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from datastill.errors import DatastillError
 from datastill.fields import Context, Items, Match, Part, register
 
 if TYPE_CHECKING:
@@ -32,7 +33,12 @@ class Noise(Match):
         return 1
 
     def parts(self, items: Items, makers: tuple[str, ...]) -> list[Part]:
-        """Return one part per unit."""
+        """Return one part per unit. Raises: DatastillError for another number of norms than units."""
+        units = int(items.unit.max()) + 1
+        if len(self.norms) != units:
+            raise DatastillError(
+                f"match 'noise' was given {len(self.norms)} norms for {units} compensators; give one for each."
+            )
         return [Part(u, (items.unit == u).nonzero().flatten(), "") for u in range(len(self.norms))]
 
     def round(self, draft: Draft, ctx: Context) -> dict[str, Tensor]:

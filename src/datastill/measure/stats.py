@@ -62,7 +62,9 @@ class Difference:
         return ("better" if self.mean > 0 else "worse") if certain else "none"
 
     def __str__(self) -> str:
-        test = f", t {self.t:.1f}, p {self.p:.3f}" if self.t is not None and self.p is not None else ""
+        test = ""
+        if self.t is not None and self.p is not None:
+            test = f", t {self.t:.1f}, p " + (f"{self.p:.3f}" if self.p >= 0.001 else "< 0.001")
         return f"{self.mean:+.2f} points (paired{test}, n={self.n})"
 
 

@@ -106,7 +106,7 @@ def curves(results: Mapping[str, Any], student: str) -> list[Plot]:
 
 
 def teacher_curves(results: Mapping[str, Any]) -> Plot | None:
-    """Return the networks' training losses per epoch, or None where a recipe has no networks."""
+    """Return the networks' training losses, or None where a recipe has no networks."""
     found = [(name, facts) for name, facts in teachers(results) if facts["arch"] != words.ENSEMBLE]
     if not found:
         return None

@@ -105,7 +105,7 @@ def paper_heading(results: Mapping[str, Any], student: str) -> str | None:
 def caption(results: Mapping[str, Any], student: str) -> str:
     """Return what holds for every row of a student's table."""
     row = rows_of(results, student)[0]
-    seeds = words.enumerate_([str(s) for s in row["seeds"]])
+    seeds = words.listed([str(s) for s in row["seeds"]])
     looked = "test split, looked at once after the last step" if row["split"] == "test" else (
         "VALIDATION split (held-out training images, for choices; no result), after the last step"
     )  # fmt: skip
@@ -125,7 +125,7 @@ def standing(results: Mapping[str, Any], student: str) -> str:
         "worse": "worse than {}",
         "unproven": "not told apart, for want of seeds, from {}",
     }
-    parts = [text.format(words.enumerate_(found[key])) for key, text in texts.items() if key in found]
+    parts = [text.format(words.listed(found[key])) for key, text in texts.items() if key in found]
     name = rows_of(results, student)[0]["arm"]
     return f"With {student}, {name} is " + "; ".join(parts) + "." if parts else ""
 

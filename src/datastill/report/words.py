@@ -81,9 +81,9 @@ def paired(gap: Mapping[str, Any]) -> str:
     return minus(f"t {gap['t']:.1f}, {p}")
 
 
-def enumerate_(words: Sequence[str], last: str = "and") -> str:
+def listed(words: Sequence[str]) -> str:
     """Return `a, b and c`."""
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def what_numbers_mean() -> list[tuple[str, str]]:
