@@ -18,6 +18,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $(STAMP)
 
 demo: $(STAMP)  ## distil scikit-learn's digits with INFER and write runs/demo/report.html (3 minutes)
+	rm -rf runs/demo
 	$(BIN)/datastill demo --out runs/demo
 
 test: $(STAMP)  ## run the tests but the slow ones (under 10 minutes on 2 cores)

@@ -60,7 +60,7 @@ class Case:
     @property
     def work(self) -> Work:
         """More steps than are ever run; an epoch, hence a round, is `sizes.steps` batches."""
-        return self.recipe.work(self.sizes.steps * self.recipe.batch, steps=1_000_000)
+        return self.recipe.work(self.sizes.steps * self.recipe.batch, steps=10_000)
 
     @cached_property
     def items(self) -> int:

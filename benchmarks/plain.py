@@ -85,18 +85,20 @@ def batches(case: Case) -> Iterator[tuple[Tensor, Tensor]]:
             yield x, target
 
 
-def train(case: Case, network: nn.Module, supplied: Iterator[tuple[Tensor, Tensor]]) -> Iterator[Tensor]:
-    """Yield the loss of every step; `network` eats normalised images."""
-    recipe, parameters = case.recipe, list(network.parameters())
-    optimiser: torch.optim.Optimizer
+def make_optimiser(case: Case, network: nn.Module) -> torch.optim.Optimizer:
+    """Return the recipe's optimiser, neither fused nor grouped."""
+    recipe, parameters = case.recipe, network.parameters()
+    decay, plainly = recipe.weight_decay, {"foreach": False, "fused": False}
     if recipe.optimiser == "sgd":
-        optimiser = torch.optim.SGD(
-            parameters, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, foreach=False, fused=False
-        )
-    else:
-        optimiser = torch.optim.AdamW(
-            parameters, recipe.lr, recipe.betas, weight_decay=recipe.weight_decay, foreach=False, fused=False
-        )
+        return torch.optim.SGD(parameters, recipe.lr, recipe.momentum, weight_decay=decay, **plainly)
+    return torch.optim.AdamW(parameters, recipe.lr, recipe.betas, weight_decay=decay, **plainly)
+
+
+def train(
+    case: Case, network: nn.Module, optimiser: torch.optim.Optimizer, supplied: Iterator[tuple[Tensor, Tensor]]
+) -> Iterator[Tensor]:
+    """Yield the loss of every step; `network` eats normalised images."""
+    recipe = case.recipe
     network.train()
     for x, target in supplied:
         with precise(case.precision):

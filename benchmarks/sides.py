@@ -46,15 +46,20 @@ def ready(case: Case) -> Ready:
     return makers_plain.get(case.phase, _plain_training)(case)
 
 
-def _trained(losses: Iterator[Tensor], network: torch.nn.Module, steps: int) -> Ready:
-    """A round is `steps` losses; the gradient of the first step stays with the parameters until the second."""
+def _trained(losses: Iterator[Tensor], optimiser: torch.optim.Optimizer, steps: int) -> Ready:
+    """A round is `steps` losses.
+
+    Of the first gradient the momentum holds a multiple. A network of ReLUs has kinks, where rounding decides on which
+    side a value falls, so that single entries of gradients differ by chance; their norms by layer do not.
+    """
 
     def first() -> Numbers:
         found = [next(losses)]
-        gradients = [p.grad.flatten() for p in network.parameters() if p.grad is not None]
-        numbers = {"gradient": torch.cat(gradients)}
+        states = [optimiser.state[p] for group in optimiser.param_groups for p in group["params"]]
+        momenta = [next(state[key] for key in ("momentum_buffer", "exp_avg") if key in state) for state in states]
+        norms = torch.stack([m.double().norm() for m in momenta])
         found += [next(losses) for _ in range(steps - 1)]
-        return numbers | {"loss": torch.stack(found)}
+        return {"loss": torch.stack(found), "gradient norms": norms}
 
     return Ready(first, lambda: [next(losses) for _ in range(steps)])
 
@@ -67,14 +72,16 @@ def _product_training(case: Case, device: Device) -> Ready:
         data = Data(case.images(), labels, case.logits(), "logits")
     learner = Learner(case.build(), recipe, work, case.seed, device)
     steps = train(learner, supply(data.to(device.torch), work, recipe, case.seed))
-    return _trained((step.loss for step in steps), learner.network, case.sizes.steps)
+    return _trained((step.loss for step in steps), learner.optimiser, case.sizes.steps)
 
 
 def _plain_training(case: Case) -> Ready:
     from benchmarks import plain
 
     network = case.build()
-    return _trained(plain.train(case, network.body, plain.batches(case)), network, case.sizes.steps)
+    optimiser = plain.make_optimiser(case, network)
+    losses = plain.train(case, network.body, optimiser, plain.batches(case))
+    return _trained(losses, optimiser, case.sizes.steps)
 
 
 def _product_recovery(case: Case, device: Device) -> Ready:

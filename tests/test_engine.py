@@ -283,9 +283,17 @@ def test_resume_of_nothing_is_a_fresh_run(tmp_path: Path) -> None:
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory, _own_cache: None) -> dict[str, bytes]:
+    """What a run writes that nothing interrupts, with networks from the cache that all tests share."""
+    folder = tmp_path_factory.mktemp("engine") / "plain"
+    run(folder)
+    return contents(folder)
+
+
 @pytest.mark.parametrize("after", [1, 11, 13, 24, 25, 26, 29, 32, 33])
 def test_an_interrupted_run_goes_on_to_the_same_bytes(
-    after: int, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    after: int, plain: dict[str, bytes], tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two networks of 12 steps, two groups of 4 rounds, two labellings: 34 steps in all."""
     for module in (engine, bank):
@@ -294,9 +302,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
     assert not (tmp_path / "set" / "manifest.json").exists()
     reporter = Fragile(10**9)
     run(tmp_path / "set", resume=True, reporter=reporter)
-    monkeypatch.setenv("DATASTILL_CACHE", str(tmp_path / "another cache"))
-    run(tmp_path / "plain")
-    assert contents(tmp_path / "set") == contents(tmp_path / "plain")
+    assert contents(tmp_path / "set") == plain
     if 12 < after < 24:
         assert "train second (convnet)" in reporter.names
         assert "train first (convnet)" not in reporter.names

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from datastill.artifact import DistilledDataset
-from datastill.engine import distil
+from datastill.engine import RUN, distil
 from datastill.errors import DatastillError
 from datastill.measure.evaluate import Plan
 from datastill.measure.evaluate import evaluate as _evaluate
 from datastill.recipe import Recipe, compose
 from datastill.runtime.device import open_device
+from datastill.runtime.files import read_json
 from datastill.runtime.progress import Reporter
 from datastill.sources import Dataset, load
 
@@ -103,11 +104,22 @@ def evaluate(
         return _evaluate(made, data, plan, run=folder, device=opened, reporter=reporter or Reporter(), command=command)
 
 
-def load_again(distilled: DistilledDataset) -> Dataset:
-    """Load the real set that a distilled one was made from. Raises: DatastillError where it is not at hand."""
+def load_again(distilled: DistilledDataset, moved: str | None = None) -> Dataset:
+    """Load the real set that a distilled one was made from.
+
+    Args:
+        distilled: a set; its manifest says what was asked for, and run.json beside it where that was found.
+        moved: where it is now, instead.
+
+    Raises: DatastillError where it is not at hand.
+    """
     source = distilled.facts["source"]
     options = {k: source[k] for k in ("classes", "size", "skip_bad") if source.get(k)}
+    beside = distilled.folder / RUN if distilled.folder else None
+    origin = read_json(beside).get("origin") if beside and beside.exists() else None
     try:
-        return load(source["asked"], **options)
+        if moved is None and origin and Path(origin).is_absolute() and Path(origin).exists():
+            return load(Path(origin), **options)
+        return load(moved or source["asked"], **options)
     except DatastillError as error:
         raise DatastillError(f"the real set of '{distilled.folder}' is not at hand: {error}") from error

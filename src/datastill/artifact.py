@@ -355,9 +355,9 @@ def _read_arrays(path: Path, claims: Mapping[str, Mapping[str, Any]], prefix: st
 def _read_teacher(path: Path, recipe: Recipe, name: str, info: DatasetInfo) -> Network:
     made = recipe.networks[name]
     space = Space(info.mean, info.std)
-    network = create_network(
-        made.arch, classes=info.classes, shape=info.shape, space=space, seed=made.seed, **made.settings
-    )
+    # The weights come from the folder: what a stranger's recipe calls pretrained must not be fetched to open it.
+    settings = {k: v for k, v in made.settings.items() if k != "pretrained"}
+    network = create_network(made.arch, classes=info.classes, shape=info.shape, space=space, seed=made.seed, **settings)
     arrays = load_arrays(path)
     shapes = {k: tuple(v.shape) for k, v in network.state_dict().items()}
     if {k: tuple(v.shape) for k, v in arrays.items()} != shapes:

@@ -40,7 +40,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
 )
-console = Console()
+console = Console(markup=False)  # what is printed holds strangers' names
 
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Precision = Annotated[str, typer.Option(help="auto (bf16 on CUDA, float32 on a CPU), float32 or bf16.")]
@@ -119,6 +119,7 @@ def evaluate(
     only: Annotated[str | None, typer.Option(help="Only these controls: random_soft,noise.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps per student; default the recipe's.")] = None,
     split: Annotated[str, typer.Option(help="test, or validation for choices.")] = "test",
+    source: Annotated[str | None, typer.Option(help="Where the real set is now, if it moved.")] = None,
     run: Annotated[Path | None, typer.Option(help="Folder of results; default FOLDER-run.")] = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -128,14 +129,14 @@ def evaluate(
 
     Example: datastill evaluate small --students convnet,resnet18 --seeds 3
     """
-    _evaluate(folder, students, seeds=seeds, controls=only.split(",") if only else controls, steps=steps,
+    _evaluate(folder, students, source=source, seeds=seeds, controls=only.split(",") if only else controls, steps=steps,
                         split=split, run=run or folder.with_name(folder.name + "-run"), device=device,
                         precision=precision, compile=compile_)  # fmt: skip
 
 
-def _evaluate(folder: Path, students: str, *, run: Path, **options: Any) -> dict[str, Any]:
+def _evaluate(folder: Path, students: str, *, run: Path, source: str | None = None, **options: Any) -> None:
     distilled = DistilledDataset.load(folder)
-    data = load_again(distilled)
+    data = load_again(distilled, source)
     results = evaluate_set(
         distilled, [students], dataset=data, run=run, reporter=Terminal(console), command=_command(), **options
     )
@@ -144,7 +145,6 @@ def _evaluate(folder: Path, students: str, *, run: Path, **options: Any) -> dict
     for sentence in results["verdict"]:
         console.print(sentence, soft_wrap=True)
     console.print(f"Report: {write_report(run)}", soft_wrap=True)
-    return results
 
 
 @app.command()
@@ -153,11 +153,10 @@ def demo(
     device: Device = "auto",
 ) -> None:
     """Distil scikit-learn's handwritten digits with INFER, train students beside all controls, write a report."""
-    shutil.rmtree(out, ignore_errors=True)
     data = load("digits")
     recipe = compose("infer", data.info, ipc=10)
     _introduce(data, recipe)
-    distilled = distill_set(data, recipe, out=out / "set", device=device, reporter=Terminal(console),
+    distilled = distill_set(data, recipe, out=out / "set", resume=True, device=device, reporter=Terminal(console),
                             command="datastill distill digits --method infer --ipc 10 --out DIR",
                             source={"asked": "digits"})  # fmt: skip
     _describe(distilled)
@@ -231,7 +230,7 @@ def doctor(device: Device = "auto", precision: Precision = "auto") -> None:
     table.add_row("cache", str(cache_dir()))
     free = shutil.disk_usage(next(p for p in (cache_dir(), *cache_dir().parents) if p.exists())).free
     table.add_row("free space there", f"{free / 1e9:.1f} GB")
-    for extra, needs in (("vision", "timm"), ("hub", "datasets"), ("generative", "diffusers")):
+    for extra, needs in (("vision", "timm"), ("hub", "datasets")):
         there = importlib.util.find_spec(needs) is not None
         table.add_row(f"extra {extra}", f"{needs} {importlib.metadata.version(needs)}" if there else "not installed")
     console.print(table)
@@ -313,7 +312,7 @@ def _sentence(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, DatastillError):
         return str(error), 2
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
-        return "interrupted; the same command with --resume goes on from here.", 130
+        return "interrupted; run it again to go on from here (distill wants --resume).", 130
     # Typer brings its parser's errors from Click or from a copy of it, depending on its version.
     tell = getattr(error, "format_message", None)
     return (tell(), 2) if tell else None

@@ -25,6 +25,7 @@ from datastill.sources import Dataset, encoded_train_bytes
 from datastill.training.bank import CHECKPOINT_SECONDS, Bank
 
 WORK, STAMP = ".work", "run.json"
+RUN = "run.json"  # beside the artifact, no part of it: times and paths differ from run to run
 # Values per forward pass of grouped parts: enough to fill the device, few enough to stay in its caches.
 GROUP_VALUES = {"cpu": 64 * 3 * 32 * 32, "cuda": 2048 * 3 * 32 * 32}
 
@@ -80,7 +81,8 @@ def distil(
             else:
                 made = _realise(ctx, dataset, work, command, source)
                 made.save(out)
-                write_json(out / "run.json", {"seconds": reporter.seconds, "device": device.describe()})
+                told = {"seconds": reporter.seconds, "device": device.describe(), "origin": dataset.origin}
+                write_json(out / RUN, told)
             finished = True
     finally:
         if finished or not (out / WORK / STAMP).exists():  # done, or refused before anything was begun
@@ -180,7 +182,7 @@ class _Work:
     @classmethod
     def open(cls, out: Path, ctx: Context, resume: bool) -> _Work:
         folder, stamp = out / WORK, out / WORK / STAMP
-        key = digest_of([ctx.recipe.plain(), ctx.real.fingerprint])
+        key = digest_of([ctx.recipe.plain(), list(ctx.makers), ctx.real.fingerprint])
         if (out / MANIFEST).exists():
             if resume and digest_of(_made_from(out)) == key:
                 return cls(folder, True)
@@ -206,6 +208,7 @@ class _Work:
 def _made_from(out: Path) -> list[Any]:
     manifest = read_json(out / MANIFEST)
     try:
-        return [manifest["recipe"], manifest["source"]["fingerprint"]]
+        recipe = manifest["recipe"]
+        return [recipe, list(recipe["networks"]), manifest["source"]["fingerprint"]]
     except (KeyError, TypeError):  # no manifest of ours
         return []

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from datastill.artifact import DistilledDataset
+from datastill.engine import RUN
 from datastill.errors import DatastillError, unknown
 from datastill.fields import Real
 from datastill.measure.arms import Arm, ArmMaker
@@ -224,7 +225,7 @@ def _results(
 ) -> dict[str, Any]:
     recipe, folder = distilled.recipe, distilled.folder
     assert folder is not None, "a set without a folder has no ledger, which is asked for first"
-    timed = folder / "run.json"
+    timed = folder / RUN
     return {
         "source": distilled.facts["source"],
         "classes": list(distilled.classes),
@@ -264,7 +265,10 @@ def verdict(rows: Sequence[Mapping[str, Any]], plan: Plan) -> list[str]:
         control = mine.get(NEAREST_CONTROL)
         ours = Summary.of(own["top1"]["per_seed"])
         if control is None:
-            said.append(f"{own['arm']} reaches {ours} with {student}; no control was run beside it.")
+            said.append(
+                f"{own['arm']} reaches {ours} with {student}; its nearest control, random real images with the same "
+                "kind of labels, was not run, so this says nothing about the method."
+            )
             continue
         theirs = Summary.of(control["top1"]["per_seed"])
         gap = Difference.of(ours.per_seed, theirs.per_seed)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from datastill.errors import DatastillError, suggestion
 
@@ -49,7 +50,7 @@ class Device:
         context: AbstractContextManager[Any] = self.fabric.autocast() if self.precision == "bf16" else nullcontext()
         return context
 
-    def compiled(self, network: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    def compiled(self, network: nn.Module) -> Callable[[Tensor], Tensor]:
         """Return the network's forward, compiled if this device was opened so (with CUDA graphs on CUDA).
 
         The network keeps its parameters and their names; batches must keep their shape.
@@ -57,7 +58,7 @@ class Device:
         if not self.compile:
             return network
         mode = "reduce-overhead" if self.torch.type == "cuda" else "default"
-        made: Callable[[torch.Tensor], torch.Tensor] = torch.compile(network, mode=mode, dynamic=False)
+        made: Callable[[Tensor], Tensor] = torch.compile(network, mode=mode, dynamic=False)
         return made
 
     def describe(self) -> dict[str, str]:
@@ -96,7 +97,9 @@ def _fabric(kind: str, precision: str) -> Any:
         from lightning_fabric import Fabric
     except ImportError:  # the `lightning` package ships the same class under another name
         from lightning.fabric import Fabric  # type: ignore[no-redef]  # the very class
-    logging.getLogger(Fabric.__module__.removesuffix(".fabric")).setLevel(logging.WARNING)  # it announces bf16 at every start
+    logging.getLogger(Fabric.__module__.removesuffix(".fabric")).setLevel(
+        logging.WARNING
+    )  # it announces bf16 at every start
     return Fabric(accelerator=kind, devices=1, precision="bf16-mixed" if precision == "bf16" else "32-true")
 
 
