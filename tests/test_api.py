@@ -1,0 +1,130 @@
+"""The public face in Python, and what a set needs to be measured again elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import datastill
+from datastill import DatastillError, DistilledDataset
+from datastill.api import load_again
+from datastill.recipe import NetworkRecipe
+from reference import tiny
+
+CHANGES = ["networks.*.training.epochs=1", "match.rounds=1", "student.batch=8", "student.epochs=1"]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of class folders that nobody has seen: two colours, noise, sizes that differ."""
+    root, draw = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for name, colour in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
+        for i in range(12):
+            size = (int(draw.integers(20, 40)), int(draw.integers(20, 40)), 3)
+            pixels = np.clip(draw.normal(colour, 30, size), 0, 255).astype(np.uint8)
+            (root / name).mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(root / name / f"{i}.png")
+    return root
+
+
+def small(photos: Path, out: Path, **networks: NetworkRecipe) -> DistilledDataset:
+    data = datastill.load(str(photos))
+    recipe = datastill.Recipe.from_plain(tiny.recipe(ipc=3).plain())
+    return datastill.distill(data, recipe, out=out, source={"asked": str(photos)}, device="cpu")
+
+
+def test_five_lines_distil_and_measure_a_folder(photos: Path, tmp_path: Path) -> None:
+    made = small(photos, tmp_path / "set")
+    results = datastill.evaluate(made, ["convnet(width=8)"], seeds=1, steps=2, controls=["random_soft"], device="cpu")
+    assert [row["arm"] for row in results["rows"]] == ["infer", "random_soft"]
+    assert results["verdict"][0].startswith("infer was measured with fewer than 3 seeds")
+
+
+def test_a_set_in_memory_can_be_measured_but_not_weighed(photos: Path) -> None:
+    data = datastill.load(str(photos))
+    made = datastill.distill(data, tiny.recipe(ipc=3), device="cpu", source={"asked": str(photos)})
+    with pytest.raises(DatastillError, match="save this set first"):
+        made.ledger()
+    results = datastill.evaluate(made, ["convnet(width=8)"], 1, dataset=data, steps=1, controls=False, device="cpu")
+    assert results["bytes"]["total"] > 0
+
+
+def test_the_order_of_networks_survives_the_disk(photos: Path, tmp_path: Path) -> None:
+    networks = {"zebra": tiny.NETWORKS["first"], "ant": tiny.NETWORKS["second"]}
+    data = datastill.load(str(photos))
+    datastill.distill(data, tiny.recipe(ipc=3, networks=networks), out=tmp_path / "set", device="cpu")
+    assert list(DistilledDataset.load(tmp_path / "set").recipe.networks) == ["zebra", "ant"]
+
+
+def test_a_real_set_that_moved_is_found_where_it_is_said_to_be(photos: Path, tmp_path: Path) -> None:
+    before = tmp_path / "before"
+    photos_copy = tmp_path / "after"
+    for target in (before, photos_copy):
+        for file in photos.rglob("*.png"):
+            (target / file.parent.name).mkdir(parents=True, exist_ok=True)
+            (target / file.parent.name / file.name).write_bytes(file.read_bytes())
+    made = small(before, tmp_path / "set")
+    for file in before.rglob("*.png"):
+        file.unlink()
+    with pytest.raises(DatastillError, match="not at hand"):
+        load_again(made)
+    assert load_again(made, str(photos_copy)).fingerprint == made.facts["source"]["fingerprint"]
+
+
+def test_a_relative_source_is_found_from_another_folder(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(photos.parent)
+    made = datastill.distill(
+        datastill.load(photos.name), tiny.recipe(ipc=3), out=tmp_path / "set", device="cpu",
+        source={"asked": photos.name},
+    )  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert load_again(made).fingerprint == made.facts["source"]["fingerprint"]
+    assert str(photos) not in (tmp_path / "set" / "manifest.json").read_text()
+
+
+def test_without_its_nearest_control_nothing_is_claimed(photos: Path, tmp_path: Path) -> None:
+    made = small(photos, tmp_path / "set")
+    results = datastill.evaluate(made, ["convnet(width=8)"], 1, steps=1, controls=["noise"], device="cpu")
+    assert "says nothing about the method" in results["verdict"][0]
+
+
+def test_the_loader_gives_full_batches_of_the_recipes_targets(photos: Path, tmp_path: Path) -> None:
+    made = small(photos, tmp_path / "set")
+    loader = made.loader(batch_size=5, seed=3)
+    first, second = list(loader), list(loader)
+    assert len(first) == len(loader) == len(second)
+    assert all(x.shape == (5, 3, 32, 32) and t.shape == (5, 2) for x, t in first)
+    assert not torch.equal(first[0][0], second[0][0])
+    again = list(made.loader(batch_size=5, seed=3))
+    assert all(torch.equal(a, b) and torch.equal(s, t) for (a, s), (b, t) in zip(first, again, strict=True))
+    assert 0 <= float(first[0][0].min()) <= float(first[0][0].max()) <= 1
+
+
+def test_opening_a_set_never_fetches_pretrained_weights(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from datastill import artifact
+    from datastill.recipe import choice
+
+    data = datastill.load(str(photos))
+    datastill.distill(data, tiny.recipe(ipc=3, label=choice("dynamic")), out=tmp_path / "set", device="cpu")
+    text = (tmp_path / "set" / "manifest.json").read_text()
+    (tmp_path / "set" / "manifest.json").write_text(text.replace('"width": 8', '"width": 8,\n "pretrained": true'))
+    asked: list[dict[str, object]] = []
+    build = artifact.create_network
+
+    def spy(name: str, **given: object) -> object:
+        asked.append(given)
+        return build(name, **given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(artifact, "create_network", spy)
+    monkeypatch.setattr(artifact, "resolve", lambda recipe, info, **_: tiny.context().fields)
+    DistilledDataset.load(tmp_path / "set")
+    assert len(asked) == 2
+    assert all("pretrained" not in given for given in asked)
