@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -18,6 +18,7 @@ from datastill.training.views import View
 PHASES = ("teacher", "recovery", "labelling", "student")
 NETWORKS = ("convnet", "resnet18", "mobilenetv2")
 PRECISIONS = ("float32", "bf16")
+EXACT = "float64"
 SIDES = ("reference", "product")
 MEAN, STD = (0.507, 0.487, 0.441), (0.267, 0.256, 0.276)
 
@@ -100,7 +101,16 @@ class Case:
                 norm.momentum = 1.0
             with torch.no_grad():
                 network.train()(self.images()[:32].float() / 255.0)
-        return network
+        return network.double() if self.precision == EXACT else network
+
+    @property
+    def exact(self) -> Case:
+        """The same case in float64, small, with a second step: there both sides must agree in every number.
+
+        In float32 single entries of a gradient differ by chance wherever a ReLU stands at its kink.
+        """
+        small = Sizes(self.sizes.pixels, self.sizes.classes, teacher_batch=8, student_batch=8, labelled=24, parts=2, steps=2)
+        return replace(self, precision=EXACT, sizes=small)
 
     def step_draws(self, step: int) -> tuple[np.ndarray, View]:
         """Return the rows and the view of a training step, as the product draws them."""

@@ -100,9 +100,10 @@ def train(
     """Yield the loss of every step; `network` eats normalised images."""
     recipe = case.recipe
     network.train()
+    dtype = next(network.parameters()).dtype
     for x, target in supplied:
         with precise(case.precision):
-            logits = network(x)
+            logits = network(x.to(dtype))
         if case.phase == "teacher":
             loss = functional.cross_entropy(logits.float(), target)
         else:
@@ -127,14 +128,14 @@ class Recovery:
         self.u = nn.Parameter(torch.zeros_like(self.x[:1]))
         self.adam = torch.optim.Adam([self.u], lr=lr, betas=(0.5, 0.9), eps=1e-8, foreach=False, fused=False)
         self.body, self.case, self.part, self.lr, self.rounds, self.jitter = body, case, part, lr, rounds, jitter
-        self.done = 0
+        self.done, self.dtype = 0, next(body.parameters()).dtype
 
     def step(self) -> Tensor:
         """Take one step; returns its loss."""
         draw = rng(self.case.seed, 0, self.part, self.done, "view")
         shift = draw.integers(0, self.jitter + 1, 2).tolist()
         self.adam.param_groups[0]["lr"] = 0.5 * self.lr * (1 + math.cos(math.pi * self.done / self.rounds))
-        z = torch.roll(self.x + self.u, shift, dims=(2, 3))
+        z = torch.roll(self.x + self.u, shift, dims=(2, 3)).to(self.dtype)
         with precise(self.case.precision):
             logits, found = statistics(self.body, z)
         loss = recovery_loss(logits, self.labels, found)

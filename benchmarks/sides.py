@@ -30,7 +30,8 @@ Numbers = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Ready:
-    """`first` runs one round and returns its numbers, `again` runs one round."""
+    """`again` runs a round; `first` runs the first one and returns its numbers: "outcome", the losses of the first step or
+    the logits, "gradient", the first step's up to a factor, and "later", the losses of the steps that follow."""
 
     first: Callable[[], Numbers]
     again: Callable[[], object]
@@ -39,7 +40,7 @@ class Ready:
 def ready(case: Case) -> Ready:
     """Return a side that is ready to run; everything of the reference stays out of the product's process."""
     if case.side == "product":
-        device = open_device("cpu", case.precision)
+        device = open_device("cpu", "bf16" if case.precision == "bf16" else "float32")
         makers = {"recovery": _product_recovery, "labelling": _product_labelling}
         return makers.get(case.phase, _product_training)(case, device)
     makers_plain = {"recovery": _plain_recovery, "labelling": _plain_labelling}
@@ -47,19 +48,15 @@ def ready(case: Case) -> Ready:
 
 
 def _trained(losses: Iterator[Tensor], optimiser: torch.optim.Optimizer, steps: int) -> Ready:
-    """A round is `steps` losses.
-
-    Of the first gradient the momentum holds a multiple. A network of ReLUs has kinks, where rounding decides on which
-    side a value falls, so that single entries of gradients differ by chance; their norms by layer do not.
-    """
+    """A round is `steps` losses; after the first step the momentum is a multiple of the gradient."""
 
     def first() -> Numbers:
-        found = [next(losses)]
+        outcome = next(losses)
         states = [optimiser.state[p] for group in optimiser.param_groups for p in group["params"]]
         momenta = [next(state[key] for key in ("momentum_buffer", "exp_avg") if key in state) for state in states]
-        norms = torch.stack([m.double().norm() for m in momenta])
-        found += [next(losses) for _ in range(steps - 1)]
-        return {"loss": torch.stack(found), "gradient norms": norms}
+        gradient = torch.cat([m.flatten() for m in momenta])
+        later = [next(losses) for _ in range(steps - 1)]
+        return {"outcome": outcome, "gradient": gradient} | ({"later": torch.stack(later)} if later else {})
 
     return Ready(first, lambda: [next(losses) for _ in range(steps)])
 
@@ -107,10 +104,9 @@ def _product_recovery(case: Case, device: Device) -> Ready:
         return MATCH.ce * metrics["cross-entropy"] + MATCH.alpha * metrics["statistics"]
 
     def first() -> Numbers:
-        losses = [step()]
-        momentum = draft.arrays()["optimiser.compensators.0.exp_avg"].clone()
-        losses += [step() for _ in range(sizes.steps - 1)]
-        return {"loss": torch.stack(losses), "gradient": momentum / (1 - MATCH.betas[0])}
+        numbers = {"outcome": step(), "gradient": draft.arrays()["optimiser.compensators.0.exp_avg"].clone()}
+        later = [step() for _ in range(sizes.steps - 1)]
+        return numbers | ({"later": torch.stack(later)} if later else {})
 
     return Ready(first, lambda: [step() for _ in range(sizes.steps)])
 
@@ -121,19 +117,21 @@ def _plain_recovery(case: Case) -> Ready:
     body = case.build().body.eval()
     parts = [plain.Recovery(body, case, part, MATCH.lr, ROUNDS, MATCH.jitter) for part in range(case.sizes.parts)]
 
-    def first() -> Numbers:
-        losses = [torch.stack([part.step() for part in parts])]
-        momenta = torch.cat([part.adam.state[part.u]["exp_avg"] for part in parts]).clone()
-        losses += [torch.stack([part.step() for part in parts]) for _ in range(case.sizes.steps - 1)]
-        return {"loss": torch.stack(losses), "gradient": momenta / (1 - MATCH.betas[0])}
+    def step() -> Tensor:
+        return torch.stack([part.step() for part in parts])
 
-    return Ready(first, lambda: [part.step() for part in parts for _ in range(case.sizes.steps)])
+    def first() -> Numbers:
+        numbers = {"outcome": step(), "gradient": torch.cat([part.adam.state[part.u]["exp_avg"] for part in parts])}
+        later = [step() for _ in range(case.sizes.steps - 1)]
+        return numbers | ({"later": torch.stack(later)} if later else {})
+
+    return Ready(first, lambda: [step() for _ in range(case.sizes.steps)])
 
 
 def _product_labelling(case: Case, device: Device) -> Ready:
     network, images = case.build().to(memory_format=torch.channels_last), case.images()
     again = lambda: predict(network, images, device=device.torch)  # noqa: E731
-    return Ready(lambda: {"logits": again()}, again)
+    return Ready(lambda: {"outcome": again()}, again)
 
 
 def _plain_labelling(case: Case) -> Ready:
@@ -141,4 +139,4 @@ def _plain_labelling(case: Case) -> Ready:
 
     network, images = case.build(), case.images()
     again = lambda: plain.label(network, images)  # noqa: E731
-    return Ready(lambda: {"logits": again()}, again)
+    return Ready(lambda: {"outcome": again()}, again)

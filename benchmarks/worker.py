@@ -1,7 +1,8 @@
 """One side in a process of its own, so that each has its allocator and its peak of memory to itself.
 
-Reads a command a line and answers each with a line of JSON: `first FILE` writes the numbers of the first round,
-`again` runs a round, `peak` tells the largest resident size so far above that of the libraries.
+Reads a command a line and answers each with a line of JSON: `first FILE` writes the numbers of the first round, `exact
+FILE` those of a small one in float64, `again` runs a round and tells its times, `peak` the largest resident size so far,
+less that of the libraries.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ def main() -> None:
         answer: dict[str, Any] = {}
         if command == "first":
             save_arrays(Path(path), side.first())
+        elif command == "exact":
+            save_arrays(Path(path), ready(case.exact).first())
         elif command == "again":
             cpu, wall = time.process_time(), time.perf_counter()
             side.again()

@@ -12,7 +12,8 @@ from PIL import Image
 import datastill
 from datastill import DatastillError, DistilledDataset
 from datastill.api import load_again
-from datastill.recipe import NetworkRecipe
+from datastill.networks import create_network
+from datastill.recipe import choice
 from reference import tiny
 
 CHANGES = ["networks.*.training.epochs=1", "match.rounds=1", "student.batch=8", "student.epochs=1"]
@@ -31,7 +32,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def small(photos: Path, out: Path, **networks: NetworkRecipe) -> DistilledDataset:
+def small(photos: Path, out: Path) -> DistilledDataset:
     data = datastill.load(str(photos))
     recipe = datastill.Recipe.from_plain(tiny.recipe(ipc=3).plain())
     return datastill.distill(data, recipe, out=out, source={"asked": str(photos)}, device="cpu")
@@ -109,22 +110,20 @@ def test_the_loader_gives_full_batches_of_the_recipes_targets(photos: Path, tmp_
 def test_opening_a_set_never_fetches_pretrained_weights(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from datastill import artifact
-    from datastill.recipe import choice
-
     data = datastill.load(str(photos))
     datastill.distill(data, tiny.recipe(ipc=3, label=choice("dynamic")), out=tmp_path / "set", device="cpu")
     text = (tmp_path / "set" / "manifest.json").read_text()
     (tmp_path / "set" / "manifest.json").write_text(text.replace('"width": 8', '"width": 8,\n "pretrained": true'))
     asked: list[dict[str, object]] = []
-    build = artifact.create_network
 
     def spy(name: str, **given: object) -> object:
         asked.append(given)
-        return build(name, **given)  # type: ignore[arg-type]
+        return create_network(name, **given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(artifact, "create_network", spy)
-    monkeypatch.setattr(artifact, "resolve", lambda recipe, info, **_: tiny.context().fields)
+    monkeypatch.setattr("datastill.artifact.create_network", spy)
+    monkeypatch.setattr(
+        "datastill.artifact.resolve", lambda recipe, info, **_: tiny.context(label=choice("dynamic")).fields
+    )
     DistilledDataset.load(tmp_path / "set")
     assert len(asked) == 2
     assert all("pretrained" not in given for given in asked)
