@@ -79,6 +79,11 @@ class Case:
         noise = torch.from_numpy(draw.normal(0, 4, smooth.shape))
         return (smooth + noise).clamp(0, 255).to(torch.uint8)
 
+    def pixels(self) -> Tensor:
+        """Return the pictures as the product is given them: uint8, in float64 arithmetic floats in [0, 1]."""
+        images = self.images()
+        return images if self.precision != EXACT else images.to(self.dtype) / 255.0
+
     def labels(self) -> Tensor:
         """Return classes, long[N]; in recovery each of a part's pictures has its own class."""
         return torch.arange(len(self.images())) % self.sizes.classes
@@ -101,13 +106,18 @@ class Case:
                 norm.momentum = 1.0
             with torch.no_grad():
                 network.train()(self.images()[:32].float() / 255.0)
-        return network.double() if self.precision == EXACT else network
+        return network.to(self.dtype)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of pixels as floats, and of the weights."""
+        return torch.float64 if self.precision == EXACT else torch.float32
 
     @property
     def exact(self) -> Case:
         """The same case in float64, small, with a second step: there both sides must agree in every number.
 
-        In float32 single entries of a gradient differ by chance wherever a ReLU stands at its kink.
+        In float32 they agree in losses and logits only: where rounding moves a ReLU across its kink, a gradient jumps.
         """
         small = Sizes(self.sizes.pixels, self.sizes.classes, teacher_batch=8, student_batch=8, labelled=24, parts=2, steps=2)
         return replace(self, precision=EXACT, sizes=small)

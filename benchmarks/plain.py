@@ -44,8 +44,8 @@ def png(image: Tensor) -> bytes:
 class Pictures(Dataset[tuple[Tensor, int]]):
     """Decodes, crops, mirrors and normalises one picture at a time; a key says which one and how."""
 
-    def __init__(self, files: Sequence[bytes] | np.ndarray) -> None:
-        self.files = files
+    def __init__(self, files: Sequence[bytes] | np.ndarray, dtype: torch.dtype) -> None:
+        self.files, self.dtype = files, dtype
         self.mean, self.std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
 
     def __getitem__(self, key: Key) -> tuple[Tensor, int]:
@@ -58,16 +58,16 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         image = functional.pad(image, (CROP,) * 4)[:, top : top + height, left : left + width]
         if mirrored:
             image = image.flip(2)
-        return (image.float() / 255.0 - self.mean) / self.std, row
+        return (image.to(self.dtype) / 255.0 - self.mean) / self.std, row
 
 
 def batches(case: Case) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield normalised x float[B, C, H, W] and targets float[B, K] (logits) or long[B] (classes), epoch by epoch."""
     images = case.images()
     if case.phase == "teacher":
-        targets, pictures = case.labels(), Pictures(images.permute(0, 2, 3, 1).contiguous().numpy())
+        targets, pictures = case.labels(), Pictures(images.permute(0, 2, 3, 1).contiguous().numpy(), case.dtype)
     else:
-        targets, pictures = case.logits(), Pictures([png(image) for image in images])
+        targets, pictures = case.logits(), Pictures([png(image) for image in images], case.dtype)
     for epoch in count():
         draws = [case.step_draws(epoch * case.sizes.steps + step) for step in range(case.sizes.steps)]
         keys = [
@@ -100,10 +100,9 @@ def train(
     """Yield the loss of every step; `network` eats normalised images."""
     recipe = case.recipe
     network.train()
-    dtype = next(network.parameters()).dtype
     for x, target in supplied:
         with precise(case.precision):
-            logits = network(x.to(dtype))
+            logits = network(x)
         if case.phase == "teacher":
             loss = functional.cross_entropy(logits.float(), target)
         else:
@@ -123,19 +122,19 @@ class Recovery:
         sizes = case.sizes
         rows = slice(part * sizes.classes, (part + 1) * sizes.classes)
         mean, std = torch.tensor(MEAN).view(1, 3, 1, 1), torch.tensor(STD).view(1, 3, 1, 1)
-        self.x = (case.images()[rows].float() / 255.0 - mean) / std
+        self.x = (case.images()[rows].to(case.dtype) / 255.0 - mean) / std
         self.labels = case.labels()[rows]
         self.u = nn.Parameter(torch.zeros_like(self.x[:1]))
         self.adam = torch.optim.Adam([self.u], lr=lr, betas=(0.5, 0.9), eps=1e-8, foreach=False, fused=False)
         self.body, self.case, self.part, self.lr, self.rounds, self.jitter = body, case, part, lr, rounds, jitter
-        self.done, self.dtype = 0, next(body.parameters()).dtype
+        self.done = 0
 
     def step(self) -> Tensor:
         """Take one step; returns its loss."""
         draw = rng(self.case.seed, 0, self.part, self.done, "view")
         shift = draw.integers(0, self.jitter + 1, 2).tolist()
         self.adam.param_groups[0]["lr"] = 0.5 * self.lr * (1 + math.cos(math.pi * self.done / self.rounds))
-        z = torch.roll(self.x + self.u, shift, dims=(2, 3)).to(self.dtype)
+        z = torch.roll(self.x + self.u, shift, dims=(2, 3))
         with precise(self.case.precision):
             logits, found = statistics(self.body, z)
         loss = recovery_loss(logits, self.labels, found)
@@ -148,7 +147,7 @@ class Recovery:
 
 
 @torch.no_grad()
-def label(network: nn.Module, images: Tensor) -> Tensor:
+def label(network: nn.Module, images: Tensor, dtype: torch.dtype) -> Tensor:
     """Return logits float[N, K] of pictures uint8[N, C, H, W]; `network` eats pixels in [0, 1]."""
     network.eval()
-    return torch.cat([network(part.float() / 255.0) for part in images.split(LABEL_BATCH)])
+    return torch.cat([network(part.to(dtype) / 255.0) for part in images.split(LABEL_BATCH)])

@@ -64,9 +64,9 @@ def _trained(losses: Iterator[Tensor], optimiser: torch.optim.Optimizer, steps: 
 def _product_training(case: Case, device: Device) -> Ready:
     recipe, labels, work = case.recipe, case.labels(), case.work
     if case.phase == "teacher":
-        data = Data(case.images(), labels, one_hot(labels, case.sizes.classes), "classes")
+        data = Data(case.pixels(), labels, one_hot(labels, case.sizes.classes), "classes")
     else:
-        data = Data(case.images(), labels, case.logits(), "logits")
+        data = Data(case.pixels(), labels, case.logits(), "logits")
     learner = Learner(case.build(), recipe, work, case.seed, device)
     steps = train(learner, supply(data.to(device.torch), work, recipe, case.seed))
     return _trained((step.loss for step in steps), learner.optimiser, case.sizes.steps)
@@ -86,8 +86,10 @@ def _product_recovery(case: Case, device: Device) -> Ready:
     info = DatasetInfo("benchmark", sizes.classes, (3, sizes.pixels, sizes.pixels), case.items, MEAN, STD)
     labels, parts = case.labels(), torch.arange(sizes.parts).repeat_interleave(sizes.classes)
     items = Items.of(cls=labels, set=parts, maker=torch.zeros_like(parts), unit=parts, picture=torch.arange(len(parts)))
-    arrays = {"compensators": torch.zeros(sizes.parts, *info.shape), "std": torch.tensor(STD).view(1, 3, 1, 1)}
-    content = Content(items, Pictures(case.images(), labels, ()), arrays, ("compensators",))
+    arrays = {
+        "compensators": torch.zeros(sizes.parts, *info.shape, dtype=case.dtype), "std": torch.tensor(STD).view(1, 3, 1, 1)
+    }  # fmt: skip
+    content = Content(items, Pictures(case.pixels(), labels, ()), arrays, ("compensators",))
     tapped = tap(case.build(), torch.zeros(1, *info.shape))
     nothing: Any = None  # a round asks its context for seed, device and taps alone
     ctx = Context(cast(Recipe, SimpleNamespace(seed=case.seed)), nothing, nothing, device, nothing, nothing)
@@ -129,7 +131,7 @@ def _plain_recovery(case: Case) -> Ready:
 
 
 def _product_labelling(case: Case, device: Device) -> Ready:
-    network, images = case.build().to(memory_format=torch.channels_last), case.images()
+    network, images = case.build().to(memory_format=torch.channels_last), case.pixels()
     again = lambda: predict(network, images, device=device.torch)  # noqa: E731
     return Ready(lambda: {"outcome": again()}, again)
 
@@ -138,5 +140,5 @@ def _plain_labelling(case: Case) -> Ready:
     from benchmarks import plain
 
     network, images = case.build(), case.images()
-    again = lambda: plain.label(network, images)  # noqa: E731
+    again = lambda: plain.label(network, images, case.dtype)  # noqa: E731
     return Ready(lambda: {"outcome": again()}, again)

@@ -2,6 +2,8 @@
 
 python docs/tables.py           write the pages
 python docs/tables.py --check   write nothing; exit code 1 when a page is out of date or a listed file is missing
+python docs/tables.py --add RUN NAME
+                                keep RUN/results.json, without paths, as docs/results/NAME.json; then write the pages
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import yaml
 from datastill.errors import DatastillError
 from datastill.recipe import method
 from datastill.report import rows, tables, words
-from datastill.runtime.files import read_json, write_bytes
+from datastill.runtime.files import read_json, write_bytes, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKERS = ("<!-- results -->", "<!-- /results -->")
@@ -61,6 +63,10 @@ def read(folder: Path) -> Results:
     return Results(files, chosen["readme"], waiting, [name for name in wanted if name not in there])
 
 
+def _results(run: Path) -> Any:
+    return read_json(run if run.suffix == ".json" else run / "results.json")
+
+
 def _yaml(path: Path) -> Any:
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -83,7 +89,9 @@ def results_page(found: Results) -> str:
 def title(results: Mapping[str, Any]) -> str:
     """Return the heading of a results file."""
     name, known = tables.escaped(results["source"]["name"]), method(results["method"])
-    return f"{name} at {results['ipc']} images per class: {known.title} ({tables.code(known.name)})"
+    makers = ", ".join(tables.code(network) for network in results["recipe"]["networks"])
+    networks = f", networks {makers}" if makers else ""
+    return f"{name} at {results['ipc']} images per class: {known.title} ({tables.code(known.name)}){networks}"
 
 
 def said(results: Mapping[str, Any]) -> str:
@@ -111,7 +119,7 @@ def _section(name: str, results: Mapping[str, Any]) -> str:
     parts += ["### Bytes", tables.bytes_table(results), "### Counts and times", " ".join(words.budget(results))]
     measured = words.losses_before_and_after(results)
     if measured:
-        parts.append(tables.markdown_table(["form", "cross-entropy", "distance of statistics"], measured))
+        parts.append(tables.markdown_table(words.LOSSES, measured))
     peak = words.size(results["peak_bytes"])
     parts += [tables.times_table(results), f"Largest memory of the measuring process: {peak}."]
     return "\n\n".join(parts)
@@ -152,8 +160,13 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     """Write or check the pages; returns the exit code."""
     parser = argparse.ArgumentParser(description="Rebuild the tables in docs/ from docs/results/.")
     parser.add_argument("--check", action="store_true", help="write nothing; say which pages are out of date")
-    check = parser.parse_args(arguments).check
+    parser.add_argument("--add", nargs=2, metavar=("RUN", "NAME"), help="keep a run's results as a row file first")
+    asked = parser.parse_args(arguments)
+    check = asked.check
     try:
+        if asked.add:
+            run, name = asked.add
+            write_json(root / "docs" / "results" / f"{name}.json", tables.reduce_results(_results(Path(run))))
         found = read(root / "docs" / "results")
         made = pages(root, found)
     except DatastillError as error:

@@ -15,6 +15,7 @@ from datastill.artifact import DistilledDataset
 from datastill.engine import distil
 from datastill.measure import student as measured
 from datastill.measure.student import run_student, score, student_steps, train_student
+from datastill.networks import Space, create_network
 from datastill.recipe import TrainRecipe, choice
 from datastill.runtime.progress import Reporter
 from datastill.training import bank
@@ -131,6 +132,19 @@ def test_the_same_seed_gives_the_same_student_and_another_seed_another(own: Dist
     one, two, other = (without_time(ran(own, tmp_path / f"{i}.json", seed=seed)) for i, seed in enumerate((0, 0, 1)))
     assert one == two
     assert one["losses"] != other["losses"]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_student_starts_from_the_initialisation_of_its_seed(own: DistilledDataset, seed: int, tmp_path: Path) -> None:
+    still = replace(own, recipe=replace(own.recipe, student=replace(tiny.STUDENT, lr=0.0, weight_decay=0.0)))
+    network, _ = train_student(
+        still, own.expand(), STUDENT, seed, steps=1, device=tiny.device(), reporter=Reporter(),
+        checkpoint=tmp_path / "student.safetensors", label="student",
+    )  # fmt: skip
+    space = Space(own.info.mean, own.info.std)
+    fresh = create_network("convnet", classes=4, shape=tiny.SHAPE, space=space, seed=seed, width=8)
+    for mine, wanted in zip(network.parameters(), fresh.parameters(), strict=True):
+        assert torch.equal(mine, wanted)
 
 
 @pytest.mark.parametrize("label", ["static", "hard", "dynamic"])

@@ -43,9 +43,15 @@ def small_set(classes: tuple[str, ...] = CLASSES, side: int = 8, channels: int =
     counts = {
         "nominal": ipc * len(classes), "natural": len(pixels), "compensators": len(units), "leftover": 2, "sets": sets,
         "items": len(items), "compensator_norms": [1.5] * len(units), "compensator_rms": 0.1, "compensator_max": 0.236,
-        "saturated_share": 0.307, "cross-entropy of natural images": 0.1237, "cross-entropy of open images": 0.1131,
-        "cross-entropy of rendered images": 0.1271, "statistics of natural images": 172.26,
-        "statistics of open images": 103.89, "statistics of rendered images": 151.13,
+        "saturated_share": 0.307,
+        "losses": {
+            name: {
+                "natural": {"cross-entropy": 0.1237, "statistics": 172.26},
+                "open": {"cross-entropy": 0.1131, "statistics": 103.89},
+                "rendered": {"cross-entropy": 0.1271, "statistics": 151.13},
+            }
+            for name in ("convnet", "resnet10", "mobilenetv2")
+        },
     }  # fmt: skip
     facts = {
         "counts": counts, "real_bytes": {"webp": 148_668, "raw": 92_032}, "versions": versions(),

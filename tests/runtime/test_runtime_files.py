@@ -131,12 +131,15 @@ def test_a_folder_is_not_replaced_by_a_file(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["folder"]
 
 
-def test_equal_values_give_equal_json(tmp_path: Path) -> None:
-    write_json(tmp_path / "a.json", {"b": [1, 2.5, None, "ü"], "a": {"y": True, "x": 0.1}})
-    write_json(tmp_path / "b.json", {"a": {"x": 0.1, "y": True}, "b": [1, 2.5, None, "ü"]})
+def test_json_comes_back_equal_with_its_keys_in_their_own_order(tmp_path: Path) -> None:
+    value = {"b": [1, 2.5, None, "ü"], "a": {"y": True, "x": 0.1}}
+    write_json(tmp_path / "a.json", value)
+    write_json(tmp_path / "b.json", dict(value))
+    found = read_json(tmp_path / "a.json")
+    assert found == value
+    assert [*found, *found["a"]] == ["b", "a", "y", "x"]
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
-    assert read_json(tmp_path / "a.json") == {"a": {"x": 0.1, "y": True}, "b": [1, 2.5, None, "ü"]}
-    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == read_json(tmp_path / "a.json")
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == value
 
 
 def test_missing_and_damaged_json_are_named(tmp_path: Path) -> None:

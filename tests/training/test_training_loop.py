@@ -202,6 +202,13 @@ def test_another_seed_drops_other_units(cpu: Device, make_network: Callable[...,
     assert losses[0] == losses[1] != losses[2]
 
 
+def test_other_units_are_dropped_in_every_step(make_learner: MakeLearner, data: Data) -> None:
+    learner = make_learner("efficientnet_b0", lr=0.0, steps=2, crop=0, flip=False)
+    (told, _) = batches(learner, data)
+    first, second = [step.loss.item() for step in train(learner, [told, told])]
+    assert first != second
+
+
 def test_a_step_in_bf16_runs_and_keeps_weights_and_losses_in_float32(make_learner: MakeLearner, data: Data) -> None:
     exact, half = make_learner(**SOFT), make_learner(device=open_device("cpu", "bf16"), **SOFT)
     finished(exact, soft(data))

@@ -106,6 +106,14 @@ def test_every_parameter_decays_or_the_matrices_alone(optimiser: str, make_netwo
         torch.testing.assert_close(after, before * (0.95 if before.ndim >= 2 else 1.0))
 
 
+@pytest.mark.parametrize("decay", ["all", "matrices"])
+def test_every_parameter_is_trained_once_whether_it_decays_or_not(decay: str, make_network: Callable[..., Any]) -> None:
+    network = make_network()
+    groups = make_optimiser(network, TrainRecipe(decay=decay)).param_groups  # type: ignore[arg-type]
+    held = [id(p) for group in groups for p in group["params"]]
+    assert sorted(held) == sorted(id(p) for p in network.parameters())
+
+
 def test_frozen_parameters_are_left_alone(make_network: Callable[..., Any]) -> None:
     network = make_network()
     network.body.head.requires_grad_(False)

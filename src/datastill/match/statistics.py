@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 Moments = list[tuple[Tensor, Tensor]]
 MOMENT_BATCH = 500
-MEASURED_PARTS = 8  # parts whose losses are measured before and after Clip; a few tell, all would cost a step each
+FORMS = ("natural", "open", "rendered")
+MEASURED_PARTS = 4  # of each network, whose losses are measured before and after Clip: a few tell
 
 
 @register("match", "statistics")
@@ -144,25 +145,29 @@ class Statistics(Match):
 
     @torch.no_grad()
     def facts(self, ctx: Context, content: Content, sealed: Content) -> dict[str, Any]:
-        """Return mean CE and R of some parts: as natural images, as the match saw them, as a receiver renders them."""
-        store, found = ctx.fields.store, []
+        """Return `losses`: per network, mean CE and R of a few of its parts in three forms.
+
+        natural: without compensators; open: as the match saw them; rendered: as a receiver gets them. A network whose
+        statistics have another scale than the others' shows here.
+        """
+        store, found = ctx.fields.store, {}
         every = self.parts(content.items, ctx.makers)
-        for part in every[:: max(1, len(every) // MEASURED_PARTS)]:
-            items = content.items[part.rows]
-            natural = store.decode(Content(_unlearned(items), content.pictures), torch.arange(len(items)))
-            forms = (natural, store.decode(content, part.rows, open=True), store.expand(_only(sealed, part.rows)))
-            target = functional.one_hot(items.cls, ctx.info.classes).float().to(ctx.device.torch)
-            for form in forms:
-                pixels = form.float() / 255.0 if form.dtype == torch.uint8 else form
-                ce, distance = self.losses(_tapped(ctx, part.network), pixels.to(ctx.device.torch), target, 1)
-                found.append((float(ce), float(distance)))
-        names = ("natural", "open", "rendered")
-        means = torch.tensor(found).view(-1, 3, 2).mean(dim=0) if found else torch.empty(0, 2)
-        return {
-            f"{what} of {name} images": round(float(means[i, j]), 4)
-            for i, name in enumerate(names[: len(means)])
-            for j, what in enumerate(("cross-entropy", "statistics"))
-        }
+        for name in ctx.makers:
+            sums = torch.zeros(len(FORMS), 2)
+            mine = [part for part in every if part.network == name][:MEASURED_PARTS]
+            for part in mine:
+                items = content.items[part.rows]
+                natural = store.decode(Content(_unlearned(items), content.pictures), torch.arange(len(items)))
+                forms = (natural, store.decode(content, part.rows, open=True), store.expand(_only(sealed, part.rows)))
+                target = functional.one_hot(items.cls, ctx.info.classes).float().to(ctx.device.torch)
+                for row, form in zip(sums, forms, strict=True):
+                    ce, distance = self.losses(_tapped(ctx, name), to_unit(form).to(ctx.device.torch), target, 1)
+                    row += torch.stack([ce[0], distance[0]]).cpu() / len(mine)
+            found[name] = {
+                form: {"cross-entropy": round(float(ce), 4), "statistics": round(float(distance), 4)}
+                for form, (ce, distance) in zip(FORMS, sums, strict=True)
+            }
+        return {"losses": found} if every else {}
 
 
 @torch.no_grad()

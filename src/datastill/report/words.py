@@ -145,19 +145,21 @@ def budget(results: Mapping[str, Any]) -> list[str]:
     return said
 
 
-def losses_before_and_after(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Return what the match measured: (form of the images, cross-entropy, distance of statistics); may be empty."""
-    says = {
-        "natural": "natural images, before",
-        "open": "images as they were optimised",
-        "rendered": "images as a receiver renders them",
-    }
-    counts, found = results["counts"], []
-    for form, text in says.items():
-        if f"cross-entropy of {form} images" in counts:
-            found.append((text, f"{counts[f'cross-entropy of {form} images']:.4f}",
-                          f"{counts[f'statistics of {form} images']:.2f}"))  # fmt: skip
-    return found
+FORMS = {
+    "natural": "natural images, before",
+    "open": "as they were optimised",
+    "rendered": "as a receiver renders them",
+}
+LOSSES = ["network", "images", "cross-entropy", "distance of statistics"]
+
+
+def losses_before_and_after(results: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Return what the match measured: (network, form of the images, cross-entropy, distance of statistics)."""
+    return [
+        (name, text, f"{forms[form]['cross-entropy']:.3f}", f"{forms[form]['statistics']:,.1f}")
+        for name, forms in results["counts"].get("losses", {}).items()
+        for form, text in FORMS.items()
+    ]
 
 
 def times(results: Mapping[str, Any]) -> list[tuple[str, float]]:

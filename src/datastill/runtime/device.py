@@ -97,9 +97,8 @@ def _fabric(kind: str, precision: str) -> Any:
         from lightning_fabric import Fabric
     except ImportError:  # the `lightning` package ships the same class under another name
         from lightning.fabric import Fabric  # type: ignore[no-redef]  # the very class
-    logging.getLogger(Fabric.__module__.removesuffix(".fabric")).setLevel(
-        logging.WARNING
-    )  # it announces bf16 at every start
+    # It announces bf16 at every start.
+    logging.getLogger(Fabric.__module__.removesuffix(".fabric")).setLevel(logging.WARNING)
     return Fabric(accelerator=kind, devices=1, precision="bf16-mixed" if precision == "bf16" else "32-true")
 
 

@@ -85,9 +85,12 @@ def train(learner: Learner, batches: Iterable[Batch]) -> Iterator[Step]:
             with learner.device.autocast():
                 logits = forward(batch.x)
             loss = training_loss(recipe, batch.kind, logits, batch.target)
-            optimiser.zero_grad(set_to_none=True)
             loss.backward()
         optimiser.step()
-        learner.losses[learner.step] = loss.detach()
+        # Whatever outlives its step stands in the way of the next one's blocks and raises the peak of memory.
+        optimiser.zero_grad(set_to_none=True)
+        done = Step(learner.step, loss.detach())
+        del batch, logits, loss
+        learner.losses[done.index] = done.loss
         learner.step += 1
-        yield Step(learner.step - 1, loss.detach())
+        yield done
