@@ -394,7 +394,7 @@ def _misfits(fields: list[Field], recipe: Recipe, info: DatasetInfo) -> list[str
         mistakes += choice_.check(recipe, info)
     for name, network in recipe.networks.items():
         try:
-            sketch(network.arch, classes=info.classes, shape=info.shape, **network.settings)
+            sketch(network.arch, classes=info.classes, shape=info.shape, settings=network.settings)
         except DatastillError as error:
             mistakes.append(f"network '{name}': {error}")
     return mistakes

@@ -89,6 +89,9 @@ class TrainRecipe:
     steps: int | None = setting(None, low=1, help="exactly so many optimiser steps instead of epochs")
     batch: int = setting(128, low=1)
     crop: int = setting(4, low=0, high=64, help="pixels of black padding for random crops")
+    resized_crop: float | None = setting(
+        None, low=0.01, high=1.0, help="smallest share of the area that a random resized crop keeps, in place of `crop`"
+    )
     flip: bool = setting(True, help="random horizontal flips")
     mix: Literal["none", "mixup", "cutmix"] = setting("none")
     mix_alpha: float = setting(0.8, low=1e-3, high=100.0, help="Beta(alpha, alpha) of the mixing share")

@@ -146,7 +146,6 @@ def test_noise_means_nothing_without_compensators(tmp_path: Path) -> None:
     assert maker.make(CONTROLS["noise"]) is None
 
 
-@pytest.mark.xfail(strict=True, reason="the count of sets is asked of a store that has none")
 def test_naturals_alone_mean_nothing_without_natural_sets(tmp_path: Path) -> None:
     recipe = tiny.recipe(store=choice("pixels"), match=choice("none"))
     plain = distil(tiny.dataset(), recipe, device=tiny.device(), reporter=Reporter(), out=tmp_path / "set")
@@ -154,7 +153,6 @@ def test_naturals_alone_mean_nothing_without_natural_sets(tmp_path: Path) -> Non
     assert maker.make(CONTROLS["natural_only"]) is None
 
 
-@pytest.mark.xfail(strict=True, reason="noise needs the norms alone, but is left out where items are kept as JPEG")
 def test_noise_is_run_beside_a_set_that_is_kept_as_jpeg(tmp_path: Path) -> None:
     recipe = tiny.recipe(store=choice("compensated", storage="jpeg75"))
     jpeg = distil(tiny.dataset(), recipe, device=tiny.device(), reporter=Reporter(), out=tmp_path / "set")
@@ -164,7 +162,6 @@ def test_noise_is_run_beside_a_set_that_is_kept_as_jpeg(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.xfail(strict=True, reason="the search asks small classes for more images than they have")
 def test_equal_bytes_takes_what_small_classes_have(tmp_path: Path) -> None:
     data = tiny.dataset(per_class=(40, 40, 6, 40))
     recipe = tiny.recipe(label=choice("dynamic"))
@@ -173,7 +170,6 @@ def test_equal_bytes_takes_what_small_classes_have(tmp_path: Path) -> None:
     assert len(made(maker, "equal_bytes_hard").distilled) >= 24
 
 
-@pytest.mark.xfail(strict=True, reason="an arm is known by its folder's name, not by the set that it stands beside")
 def test_the_arms_of_another_set_are_not_taken_for_this_ones(own: DistilledDataset, tmp_path: Path) -> None:
     recipe = tiny.recipe(match=choice("statistics", rounds=8, lr=0.3, jitter=1))
     other = distil(tiny.dataset(), recipe, device=tiny.device(), reporter=Reporter(), out=tmp_path / "set")

@@ -221,7 +221,7 @@ def test_the_verdict_names_the_nearest_control_first(own: DistilledDataset) -> N
 
 def test_without_the_nearest_control_no_verdict_is_given(own: DistilledDataset) -> None:
     (said,) = verdict([row("infer", 60.0, 61.0, 62.0)], Plan.of(own, [STUDENT], controls=False))
-    assert said.startswith("infer reaches 61.00 ± 1.00 (n=3) with convnet(width=8); no control was run")
+    assert said.startswith("infer reaches 61.00 ± 1.00 (n=3) with convnet(width=8); its nearest control, ")
 
 
 def test_dynamic_labels_are_measured_with_their_networks_bytes(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ class Statistics(Match):
     alpha: float = setting(1.0, low=0.0, help="weight of the statistics (r_bn)")
     first: float = setting(10.0, low=0.0, help="weight of the first BatchNorm layer")
     lr: float = setting(0.25, low=0.0, help="of the compensators, in units of the data set's deviation")
-    betas: tuple[float, float] = (0.5, 0.9)
+    betas: tuple[float, float] = setting((0.5, 0.9), low=0.0, high=0.999999)
     rounds: int = setting(1000, low=0, help="optimiser steps per part")
     jitter: int = setting(4, low=0, help="largest circular shift down and right, in pixels")
     resized_crop: bool = setting(False, help="one random resized crop per step for the whole batch")
@@ -67,7 +67,7 @@ class Statistics(Match):
         mistakes = []
         for name, network in recipe.networks.items():
             try:
-                made = sketch(network.arch, classes=info.classes, shape=info.shape, **network.settings)
+                made = sketch(network.arch, classes=info.classes, shape=info.shape, settings=network.settings)
             except DatastillError:
                 continue  # said once, for the whole recipe
             if not batch_norms(made):

@@ -14,6 +14,7 @@ from datastill.fields import Context
 from datastill.label import Dynamic
 from datastill.recipe import Control, Recipe, choice, method
 from datastill.runtime.device import Device
+from datastill.runtime.files import digest_of
 from datastill.runtime.progress import Reporter
 from datastill.sources import Dataset
 
@@ -40,7 +41,8 @@ class ArmMaker:
         self, distilled: DistilledDataset, dataset: Dataset, device: Device, reporter: Reporter, folder: Path
     ) -> None:
         self.distilled, self.dataset, self.device, self.reporter = distilled, dataset, device, reporter
-        self.folder = folder
+        own = [distilled.recipe.plain(), list(distilled.recipe.networks), distilled.facts["expanded"]]
+        self.folder = folder / digest_of(own)[:12]
         self.bytes = distilled.ledger()["total"]
 
     def own(self) -> Arm:
@@ -50,19 +52,20 @@ class ArmMaker:
 
     def make(self, control: Control) -> Arm | None:
         """Return a control's arm, or None where the control has no meaning for this set."""
-        recipe = self.distilled.recipe
+        recipe, counts = self.distilled.recipe, self.distilled.facts["counts"]
         if control.needs == "steps":
             makers = len(recipe.networks) + 1
             factor = float(makers) if isinstance(self.distilled.fields.label, Dynamic) else 1.0 / makers
             return Arm(control.name, control.says, self.distilled, factor)
         patch = dict(control.patch)
         if control.needs == "norms":
-            norms = self.distilled.facts["counts"].get("compensator_norms")
-            if norms is None or "compensators" not in self.distilled.content.arrays:
+            if "compensator_norms" not in counts:
                 return None
-            patch["match"] = choice("noise", norms=norms)
+            patch["match"] = choice("noise", norms=counts["compensator_norms"])
         if control.needs == "sets":
-            patch["store"] = choice("pixels", per_class=self.distilled.facts["counts"]["sets"])
+            if "sets" not in counts:
+                return None
+            patch["store"] = choice("pixels", per_class=counts["sets"])
         if control.needs == "bytes":
             patch["store"] = choice("pixels", total=self._fill(recipe.patched(patch), control.name))
         if set(patch) <= {"label", "student"}:
@@ -93,7 +96,8 @@ class ArmMaker:
 
         Bytes grow with the count, so the answer is closed in from both sides by weighing saved sets.
         """
-        low, high = self.dataset.info.classes, len(self._context(recipe).real.rows)
+        real, low = self._context(recipe).real, self.dataset.info.classes
+        high = low * min(len(real.of_class(k)) for k in range(low))
         known: dict[int, int] = {}
 
         def weigh(count: int) -> int:

@@ -71,7 +71,7 @@ class Plan:
             raise DatastillError("evaluation needs at least one student, one seed and one step.")
         asked = {label: made for text in students for label, made in read_networks(text).items()}
         for arch, settings in asked.values():
-            sketch(arch, classes=distilled.info.classes, shape=distilled.info.shape, **settings)
+            sketch(arch, classes=distilled.info.classes, shape=distilled.info.shape, settings=settings)
         return cls(tuple(asked), seeds, names, steps, split)
 
 
@@ -160,12 +160,17 @@ def _row(
         "bytes": arm.distilled.ledger(),
         "seeds": list(range(plan.seeds)),
         "top1": {"per_seed": list(top1.per_seed), "mean": top1.mean, "std": top1.std, "n": top1.n},
-        "per_class": [sum(v) / len(v) for v in zip(*(f["per_class"] for f in found), strict=True)],
+        "per_class": [_mean(v) for v in zip(*(f["per_class"] for f in found), strict=True)],
         "seconds": [f["seconds"] for f in found],
         "losses": found[0]["losses"],
         "item_accuracy": found[0]["item_accuracy"],
         "embedding": found[0].get("embedding"),
     }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _compare(rows: list[dict[str, Any]], student: str, plan: Plan) -> None:

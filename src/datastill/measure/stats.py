@@ -7,8 +7,6 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.stats import ttest_rel
-
 LEVEL = 0.05
 FEWEST = 3  # seeds for a claim
 
@@ -49,6 +47,8 @@ class Difference:
         mean = statistics.fmean(gaps)
         if len(gaps) < 2 or statistics.pstdev(gaps) < 1e-12:
             return cls(mean, None, None, len(gaps))
+        from scipy.stats import ttest_rel  # a second of import that most runs need not wait for
+
         test = ttest_rel(ours, theirs)
         t, p = float(test.statistic), float(test.pvalue)
         return cls(mean, None if math.isnan(t) else t, None if math.isnan(p) else p, len(gaps))
@@ -58,7 +58,7 @@ class Difference:
         """better, worse, or none: a difference within noise is called none; too few seeds prove nothing."""
         if self.n < FEWEST:
             return "unproven"
-        certain = self.p is not None and self.p < LEVEL
+        certain = self.p < LEVEL if self.p is not None else self.mean != 0  # a gap that never varies is no noise
         return ("better" if self.mean > 0 else "worse") if certain else "none"
 
     def __str__(self) -> str:

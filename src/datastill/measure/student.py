@@ -16,7 +16,7 @@ from datastill.fields import Expanded
 from datastill.networks import Network, Space, create_network
 from datastill.recipe import TrainRecipe, read_networks
 from datastill.runtime.device import Device
-from datastill.runtime.files import write_json
+from datastill.runtime.files import read_json, write_json
 from datastill.runtime.progress import Reporter
 from datastill.training.bank import run_training
 from datastill.training.loop import Learner
@@ -63,7 +63,7 @@ def train_student(
         arch, classes=info.classes, shape=info.shape, space=Space(info.mean, info.std), seed=seed, **settings
     )
     learner = Learner(network, recipe, recipe.work(len(expanded.images), steps), seed, device)
-    curve = _Curve(expanded, steps, device)
+    curve = _Curve(expanded, steps, device, checkpoint.with_suffix(".curve.json"))
     start = time.perf_counter()
     run_training(
         learner,
@@ -86,11 +86,15 @@ def train_student(
 
 
 def score(network: Network, testing: Testing, device: Device, *, embed: bool) -> dict[str, Any]:
-    """Return top-1 and per-class accuracy in percent, and, if asked, a two-dimensional embedding of features."""
+    """Return top-1 and per-class accuracy in percent, and, if asked, a two-dimensional embedding of features.
+
+    A class without images has no accuracy: None.
+    """
     logits = predict(network, testing.images, device=device.torch)
     guess = logits.argmax(dim=1)
     classes = logits.shape[1]
-    per_class = [100.0 * float((guess[testing.labels == k] == k).double().mean()) for k in range(classes)]
+    of_class = [guess[testing.labels == k] == k for k in range(classes)]
+    per_class = [100.0 * float(right.double().mean()) if len(right) else None for right in of_class]
     found: dict[str, Any] = {"top1": accuracy(logits, testing.labels), "per_class": per_class}
     if embed:
         found["embedding"] = _embedding(network, testing, device)
@@ -120,6 +124,7 @@ def run_student(
     result = counts | score(network, testing, device, embed=embed)
     write_json(path, result)
     checkpoint.unlink(missing_ok=True)
+    checkpoint.with_suffix(".curve.json").unlink(missing_ok=True)
     return result
 
 
@@ -131,16 +136,20 @@ def student_steps(recipe: TrainRecipe, items: int, steps: int | None) -> int:
 class _Curve:
     """Accuracy on the training items themselves at a few steps: the test split is looked at only once."""
 
-    def __init__(self, expanded: Expanded, steps: int, device: Device) -> None:
+    def __init__(self, expanded: Expanded, steps: int, device: Device, path: Path) -> None:
         rows = torch.linspace(0, len(expanded.images) - 1, min(CURVE_ITEMS, len(expanded.images))).long()
         self.images, self.cls = expanded.images[rows], expanded.cls[rows]
         self.every, self.device = max(1, steps // CURVE_POINTS), device
-        self.points: list[tuple[int, float]] = []
+        self.path = path
+        self.points: list[list[float]] = read_json(path) if path.exists() else []
 
     def watch(self, learner: Learner) -> None:
         if learner.step % self.every == 0:
             logits = predict(learner.network, self.images, device=self.device.torch)
-            self.points.append((learner.step, accuracy(logits, self.cls)))
+            # A run that was cut off may have been ahead of its last checkpoint.
+            self.points = [p for p in self.points if p[0] < learner.step]
+            self.points.append([learner.step, accuracy(logits, self.cls)])
+            write_json(self.path, self.points)
 
 
 def _thinned(losses: Tensor, points: int = 200) -> list[float]:

@@ -42,6 +42,7 @@ HYPER: dict[str, dict[str, Any]] = {
             "mix": "mixup",
             "temperature": 20.0,
             "kl_scale": "temperature-squared",
+            "resized_crop": 0.08,
         },
     },
     "imagenet": {
@@ -57,7 +58,7 @@ HYPER: dict[str, dict[str, Any]] = {
             "batch": 128,
             "mix": "mixup",
             "temperature": 20.0,
-            "crop": 16,
+            "resized_crop": 0.08,
         },
     },
     "small": {

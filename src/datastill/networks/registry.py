@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any, TypeVar
 
@@ -87,11 +87,11 @@ def create_network(
     return Network(body, space, name=name, classes=classes, shape=shape, settings=settings)
 
 
-def sketch(name: str, *, classes: int, shape: Shape, **settings: Any) -> Network:
+def sketch(name: str, *, classes: int, shape: Shape, settings: Mapping[str, Any]) -> Network:
     """Return a network without memory for its weights, to see whether it can be built and what it is made of.
 
-    Arguments and errors are those of `create_network`; pretrained weights are not looked for. Not to be changed: equal
-    calls return the same object.
+    Arguments and errors are those of `create_network`, and any value that the network cannot be built with is refused
+    in a sentence; pretrained weights are not looked for. Not to be changed: equal calls return the same object.
     """
     asked = tuple((k, v) for k, v in settings.items() if k != "pretrained")
     key = (name, classes, shape, repr(asked))
@@ -102,8 +102,17 @@ def sketch(name: str, *, classes: int, shape: Shape, **settings: Any) -> Network
 
 def _draw(name: str, classes: int, shape: Shape, settings: dict[str, Any]) -> Network:
     space = Space([0.0] * shape[0], [1.0] * shape[0])
-    with torch.device("meta"), _Uninitialised():
-        return create_network(name, classes=classes, shape=shape, space=space, seed=0, **settings)
+    taken = sorted(settings.keys() & {"name", "classes", "shape", "space", "seed"})
+    if taken:
+        raise DatastillError(
+            f"network '{name}' has no setting '{taken[0]}': that follows from the data and the recipe."
+        )
+    try:
+        with torch.device("meta"), _Uninitialised():
+            return create_network(name, classes=classes, shape=shape, space=space, seed=0, **settings)
+    except (TypeError, ValueError, ZeroDivisionError, RuntimeError, AssertionError) as error:
+        told = ", ".join(f"{k}={v!r}" for k, v in settings.items())
+        raise DatastillError(f"network '{name}' cannot be built with {told or 'its defaults'}: {error}.") from error
 
 
 class _Uninitialised(TorchFunctionMode):

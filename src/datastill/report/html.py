@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,5 +188,5 @@ def _grid(results: Mapping[str, Any], distilled: DistilledDataset) -> tuple[Grid
     """Return the grid, and for each of its classes the method's accuracy on it with the first student."""
     per_class = results["rows"][0]["per_class"]
     shown = chosen_classes(len(distilled.classes))
-    said = ["no test images" if math.isnan(per_class[k]) else f"{per_class[k]:.0f} % right" for k in shown]
+    said = ["no test images" if per_class[k] is None else f"{per_class[k]:.0f} % right" for k in shown]
     return class_grid(distilled), said

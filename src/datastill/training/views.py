@@ -20,12 +20,14 @@ class View:
     """The drawn values of one batch; every part may be absent (None).
 
     pad and shift: random crop out of `pad` pixels of black border, shift long[B, 2] (row, column) in 0..2*pad.
+    window: float32[B, 4], a random resized crop in place of the shift: (top, left, height, width) as shares of a side.
     flip: bool[B], horizontal. lam and partner: mixing share in [0, 1] and long[B], the batch's permutation.
     box: (top, bottom, left, right) in pixels, the part that CutMix takes from the partner.
     """
 
     pad: int = 0
     shift: Tensor | None = None
+    window: Tensor | None = None
     flip: Tensor | None = None
     lam: float = 1.0
     partner: Tensor | None = None
@@ -35,7 +37,9 @@ class View:
     def draw(rng: np.random.Generator, batch: int, shape: tuple[int, int, int], recipe: TrainRecipe) -> View:
         """Draw crops, flips and mixing for a batch of `batch` pictures of `shape` (C, H, W)."""
         view = View()
-        if recipe.crop:
+        if recipe.resized_crop is not None:
+            view = replace(view, window=_windows(rng, batch, recipe.resized_crop))
+        elif recipe.crop:
             shift = torch.from_numpy(rng.integers(0, 2 * recipe.crop + 1, (batch, 2)))
             view = replace(view, pad=recipe.crop, shift=shift)
         if recipe.flip:
@@ -62,10 +66,13 @@ class View:
         def there(value: Tensor | None) -> Tensor | None:
             return None if value is None else value.to(device, non_blocking=True)
 
-        return replace(self, shift=there(self.shift), flip=there(self.flip), partner=there(self.partner))
+        moved = {name: there(getattr(self, name)) for name in ("shift", "window", "flip", "partner")}
+        return replace(self, **moved)  # type: ignore[arg-type]  # each is a tensor or None
 
     def apply(self, x: Tensor) -> Tensor:
-        """Crop and flip x [B, C, H, W], of any dtype, channels last in memory."""
+        """Crop and flip x [B, C, H, W], of any dtype (a window makes it float32 in [0, 1]), channels last in memory."""
+        if self.window is not None:
+            x = _resampled(to_unit(x), self.window)
         if self.shift is None and self.flip is None:
             return x
         height, width = x.shape[2:]
@@ -94,6 +101,30 @@ class View:
     def blend(self, targets: Tensor) -> Tensor:
         """Mix targets float[B, K], probabilities or logits, by the share that `mix` gave the pictures."""
         return targets if self.partner is None else torch.lerp(targets[self.partner], targets, self.lam)
+
+
+def _windows(rng: np.random.Generator, batch: int, smallest: float) -> Tensor:
+    """Draw float32[B, 4] windows of `smallest` to all of the area, at a ratio of width to height of 3/4 to 4/3."""
+    width, height = np.ones(batch), np.ones(batch)
+    outside = np.ones(batch, dtype=bool)
+    for _ in range(10):
+        area, ratio = rng.uniform(smallest, 1.0, batch), np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3), batch))
+        width = np.where(outside, np.sqrt(area * ratio), width)
+        height = np.where(outside, np.sqrt(area / ratio), height)
+        outside = (width > 1.0) | (height > 1.0)
+    width, height = np.minimum(width, 1.0), np.minimum(height, 1.0)
+    top, left = rng.random(batch) * (1.0 - height), rng.random(batch) * (1.0 - width)
+    return torch.from_numpy(np.stack([top, left, height, width], axis=1).astype(np.float32))
+
+
+def _resampled(x: Tensor, window: Tensor) -> Tensor:
+    """Cut float32[B, 4] windows out of x float32[B, C, H, W] and stretch them to its size, bilinear."""
+    top, left, height, width = window.unbind(dim=1)
+    zero = torch.zeros_like(top)
+    across = torch.stack([width, zero, 2 * left + width - 1], dim=1)
+    down = torch.stack([zero, height, 2 * top + height - 1], dim=1)
+    grid = functional.affine_grid(torch.stack([across, down], dim=1), list(x.shape), align_corners=False)
+    return functional.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def to_unit(x: Tensor) -> Tensor:
