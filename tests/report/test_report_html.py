@@ -168,7 +168,7 @@ def test_a_missing_key_is_an_error_not_a_dash(results, run_of, path):
 def test_values_that_are_null_by_design_are_said_in_words(distilled, run_of):
     results = results_of(distilled, {"convnet": {"infer": [46.0], "random_soft": [51.0]}})
     results["rows"][0]["embedding"] = None
-    results["rows"][0]["per_class"][1] = float("nan")
+    results["rows"][0]["per_class"][1] = None
     text = Page(write_report(run_of(results)).read_text(encoding="utf-8")).text
     for words in ("46.00 (n=1)", "no test: one seed", "Not recorded.", "no test images"):
         assert words in text
