@@ -6,6 +6,9 @@ import os
 import threading
 from collections.abc import Iterator
 
+# Before torch is imported: threads that wait for their turn must not spin, or a busy machine is many times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import hypothesis
 import numpy as np
 import pytest

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from datastill.card import card
 from datastill.errors import DatastillError, unknown
 from datastill.fields import COLUMNS, Content, Expanded, Fields, Items, Labels, Pictures, resolve
-from datastill.networks import Network, Space, create_network
+from datastill.networks import Network, Space, create_network, sketch
 from datastill.recipe import DatasetInfo, Recipe, TrainRecipe
 from datastill.runtime.files import (
     load_arrays,
@@ -357,10 +357,12 @@ def _read_teacher(path: Path, recipe: Recipe, name: str, info: DatasetInfo) -> N
     space = Space(info.mean, info.std)
     # The weights come from the folder: what a stranger's recipe calls pretrained must not be fetched to open it.
     settings = {k: v for k, v in made.settings.items() if k != "pretrained"}
-    network = create_network(made.arch, classes=info.classes, shape=info.shape, space=space, seed=made.seed, **settings)
     arrays = load_arrays(path)
-    shapes = {k: tuple(v.shape) for k, v in network.state_dict().items()}
+    # Compared without memory for the weights: a recipe may claim a network of any width.
+    claimed = sketch(made.arch, classes=info.classes, shape=info.shape, settings=settings)
+    shapes = {k: tuple(v.shape) for k, v in claimed.state_dict().items()}
     if {k: tuple(v.shape) for k, v in arrays.items()} != shapes:
         raise DatastillError(f"'{path}' does not hold the weights of a network '{made.arch}' of this recipe.")
+    network = create_network(made.arch, classes=info.classes, shape=info.shape, space=space, seed=made.seed, **settings)
     network.load_state_dict(arrays)
     return network.requires_grad_(False).eval()

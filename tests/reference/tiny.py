@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from datastill.engine import make_context
+from datastill.artifact import DistilledDataset
+from datastill.engine import distil, make_context
 from datastill.fields import Context, registered
 from datastill.networks import Network
 from datastill.recipe import Choice, NetworkRecipe, Recipe, TrainRecipe, choice
@@ -103,6 +105,11 @@ def context(data: Dataset | None = None, *, given: Mapping[str, Network] | None 
     """Return a context of `recipe(**changes)`; with `given`, these networks answer in place of trained ones."""
     bank = None if given is None else GivenBank(given)
     return make_context(data or dataset(), recipe(**changes), device(), Reporter(), bank)
+
+
+def distilled(folder: Path | None, data: Dataset | None = None, **changes: Any) -> DistilledDataset:
+    """Run `recipe(**changes)` into the folder, or in memory."""
+    return distil(data or dataset(), recipe(**changes), device=device(), reporter=Reporter(), out=folder)
 
 
 class GivenBank(Bank):

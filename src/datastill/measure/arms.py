@@ -14,7 +14,7 @@ from datastill.fields import Context
 from datastill.label import Dynamic
 from datastill.recipe import Control, Recipe, choice, method
 from datastill.runtime.device import Device
-from datastill.runtime.files import digest_of
+from datastill.runtime.files import digest_of, read_json, write_json
 from datastill.runtime.progress import Reporter
 from datastill.sources import Dataset
 
@@ -67,7 +67,7 @@ class ArmMaker:
                 return None
             patch["store"] = choice("pixels", per_class=counts["sets"])
         if control.needs == "bytes":
-            patch["store"] = choice("pixels", total=self._fill(recipe.patched(patch), control.name))
+            patch["store"] = choice("pixels", total=self._filled(recipe.patched(patch), control.name))
         if set(patch) <= {"label", "student"}:
             return Arm(control.name, control.says, self._relabelled(control.name, patch))
         return Arm(control.name, control.says, self._distilled(control.name, recipe.patched(patch)))
@@ -90,6 +90,13 @@ class ArmMaker:
         made = label_content(ctx, self.distilled.content, facts)
         made.save(out)
         return made
+
+    def _filled(self, recipe: Recipe, name: str) -> int:
+        """Return what `_fill` found, now or in an earlier run."""
+        path = self.folder / f"{name}.json"
+        if not path.exists():
+            write_json(path, {"total": self._fill(recipe, name)})
+        return int(read_json(path)["total"])
 
     def _fill(self, recipe: Recipe, name: str) -> int:
         """Return the largest number of images whose saved set has at most the method's bytes, labels and all.

@@ -11,14 +11,15 @@ from datastill.training.views import to_unit
 
 
 @torch.no_grad()
-def predict(network: Any, images: Tensor, *, device: torch.device, batch: int = 500, features: bool = False) -> Tensor:
+def predict(network: Any, images: Tensor, *, device: torch.device, batch: int = 64, features: bool = False) -> Tensor:
     """Return float32[N, K] logits (or float32[N, D] features) on the CPU; every module's mode is left as it was.
 
     Args:
         network: a `datastill.networks.Network`.
         images: uint8 or float[N, C, H, W], floats in [0, 1].
         device: where to compute.
-        batch: pictures per forward pass; part of the result's last bits, hence fixed.
+        batch: pictures per forward pass; part of the result's last bits, hence fixed. On a CPU larger ones were no
+            faster and took more memory.
         features: return the penultimate features instead of logits.
     """
     modes = {module: module.training for module in network.modules()}
