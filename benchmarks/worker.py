@@ -34,11 +34,12 @@ def main() -> None:
     # The product's device brings Fabric; both sides load it before memory is counted.
     lightning_fabric.Fabric(accelerator="cpu", devices=1)
     libraries = memory_peak_bytes()
-    side = ready(case)
+    side = None
     for line in sys.stdin:
         command, _, path = line.strip().partition(" ")
         answer: dict[str, Any] = {}
         if command == "first":
+            side = ready(case)
             save_arrays(Path(path), side.first())
         elif command == "exact":
             save_arrays(Path(path), ready(case.exact).first())
