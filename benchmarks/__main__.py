@@ -84,7 +84,8 @@ def main(
     clock = Plan(rounds, threads, Sizes()).clock
     Console(width=None if Console().is_terminal else 180).print(table(rows, clock))
     if out is not None:
-        machine = {"name": open_device("cpu").describe()["name"], "cores": os.cpu_count(), "system": platform.platform()}
+        name = open_device("cpu").describe()["name"]
+        machine = {"name": name, "cores": os.cpu_count(), "system": platform.platform()}
         write_json(out, {"machine": machine, "versions": versions(), "threads": threads, "clock": clock,
                          "rounds": rounds, "rows": rows})  # fmt: skip
     wrong = [

@@ -33,7 +33,7 @@ class Sizes:
     teacher_batch: int = 128
     student_batch: int = 64
     labelled: int = 256
-    parts: int = 3
+    parts: int = 1
     steps: int = 1
 
 
@@ -55,7 +55,12 @@ class Case:
         if self.phase == "teacher":
             return TrainRecipe(lr=0.01, batch=self.sizes.teacher_batch, schedule="constant")
         return TrainRecipe(
-            optimiser="adamw", lr=1e-3, weight_decay=0.01, batch=self.sizes.student_batch, mix="mixup", schedule="constant"
+            optimiser="adamw",
+            lr=1e-3,
+            weight_decay=0.01,
+            batch=self.sizes.student_batch,
+            mix="mixup",
+            schedule="constant",
         )
 
     @property
@@ -119,7 +124,9 @@ class Case:
 
         In float32 they agree in losses and logits only: where rounding moves a ReLU across its kink, a gradient jumps.
         """
-        small = Sizes(self.sizes.pixels, self.sizes.classes, teacher_batch=8, student_batch=8, labelled=24, parts=2, steps=2)
+        small = Sizes(
+            self.sizes.pixels, self.sizes.classes, teacher_batch=8, student_batch=8, labelled=24, parts=2, steps=2
+        )
         return replace(self, precision=EXACT, sizes=small)
 
     def step_draws(self, step: int) -> tuple[np.ndarray, View]:

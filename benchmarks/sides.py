@@ -18,8 +18,8 @@ from datastill.networks.taps import tap
 from datastill.recipe import DatasetInfo, Recipe
 from datastill.runtime.device import Device, open_device
 from datastill.store.compensated import Compensated
-from datastill.training.losses import one_hot
 from datastill.training.loop import Learner, train
+from datastill.training.losses import one_hot
 from datastill.training.predict import predict
 from datastill.training.supply import Data, supply
 
@@ -30,8 +30,8 @@ Numbers = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Ready:
-    """`again` runs a round; `first` runs the first one and returns its numbers: "outcome", the losses of the first step or
-    the logits, "gradient", the first step's up to a factor, and "later", the losses of the steps that follow."""
+    """`again` runs a round; `first` runs the first one and returns its numbers: "outcome", the losses of the first step
+    or the logits, "gradient", the first step's up to a factor, and "later", the losses of the steps that follow."""
 
     first: Callable[[], Numbers]
     again: Callable[[], object]
@@ -87,8 +87,9 @@ def _product_recovery(case: Case, device: Device) -> Ready:
     labels, parts = case.labels(), torch.arange(sizes.parts).repeat_interleave(sizes.classes)
     items = Items.of(cls=labels, set=parts, maker=torch.zeros_like(parts), unit=parts, picture=torch.arange(len(parts)))
     arrays = {
-        "compensators": torch.zeros(sizes.parts, *info.shape, dtype=case.dtype), "std": torch.tensor(STD).view(1, 3, 1, 1)
-    }  # fmt: skip
+        "compensators": torch.zeros(sizes.parts, *info.shape, dtype=case.dtype),
+        "std": torch.tensor(STD).view(1, 3, 1, 1),
+    }
     content = Content(items, Pictures(case.pixels(), labels, ()), arrays, ("compensators",))
     tapped = tap(case.build(), torch.zeros(1, *info.shape))
     nothing: Any = None  # a round asks its context for seed, device and taps alone

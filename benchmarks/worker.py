@@ -1,8 +1,8 @@
 """One side in a process of its own, so that each has its allocator and its peak of memory to itself.
 
-Reads a command a line and answers each with a line of JSON: `first FILE` writes the numbers of the first round, `exact
-FILE` those of a small one in float64, `again` runs a round and tells its times, `peak` the largest resident size so far,
-less that of the libraries.
+Reads a command a line and answers each with a line of JSON: `first FILE` writes the numbers of the first round,
+`exact FILE` those of a small one in float64, `again` runs a round and tells its times, `peak` the largest resident size
+so far, less that of the libraries.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from datastill.training.bank import CHECKPOINT_SECONDS, Bank
 WORK, STAMP = ".work", "run.json"
 RUN = "run.json"  # beside the artifact, no part of it: times and paths differ from run to run
 # Values per forward pass of grouped parts: enough to fill the device, few enough to stay in its caches.
-GROUP_VALUES = {"cpu": 64 * 3 * 32 * 32, "cuda": 2048 * 3 * 32 * 32}
+GROUP_VALUES = {"cpu": 16 * 3 * 32 * 32, "cuda": 2048 * 3 * 32 * 32}
 
 
 def make_context(
