@@ -40,12 +40,14 @@ WAITING = (
 
 @dataclass
 class Results:
-    """What lies in docs/results/. files: name -> results, in the page's order. missing: what is listed but absent."""
+    """What lies in docs/results/. files: name -> results, in the page's order. missing: what is listed but absent.
+    speed: name -> rows of `make bench`, the files bench-*.json."""
 
     files: dict[str, Mapping[str, Any]]
     readme: str | None
     waiting: list[Mapping[str, str]]
     missing: list[str] = field(default_factory=list)
+    speed: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def read(folder: Path) -> Results:
@@ -56,11 +58,14 @@ def read(folder: Path) -> Results:
         raise DatastillError(f"'{folder / 'pages.yaml'}' must hold 'readme' (a file or null) and 'order' (a list).")
     if not isinstance(waiting, list) or any(set(entry) != {"what", "command", "paper"} for entry in waiting):
         raise DatastillError(f"'{folder / 'waiting.yaml'}' must be a list of what, command and paper.")
-    there = sorted(path.name for path in folder.glob("*.json"))
+    every = sorted(path.name for path in folder.glob("*.json"))
+    benches = [name for name in every if name.startswith("bench-")]
+    there = [name for name in every if name not in benches]
     listed = list(dict.fromkeys([*chosen["order"], *there]))
     wanted = dict.fromkeys([*chosen["order"], *([chosen["readme"]] if chosen["readme"] else [])])
     files = {name: read_json(folder / name) for name in listed if name in there}
-    return Results(files, chosen["readme"], waiting, [name for name in wanted if name not in there])
+    speed = {name: read_json(folder / name) for name in benches}
+    return Results(files, chosen["readme"], waiting, [name for name in wanted if name not in there], speed)
 
 
 def _results(run: Path) -> Any:
@@ -79,6 +84,8 @@ def results_page(found: Results) -> str:
     meanings = "\n".join(f"- **{word}.** {sentence}" for word, sentence in words.what_numbers_mean())
     parts = [NOTICE, INTRODUCTION + "\n" + meanings]
     parts += [_section(name, results) for name, results in found.files.items()] or ["No run has been measured yet."]
+    for name, bench in found.speed.items():
+        parts += _speed(name, bench)
     if found.waiting:
         parts += ["## Waiting for a GPU", WAITING]
         parts += [f"**{tables.escaped(w['what'])}**\n\n{_shell([w['command']])}\n\nThe paper's number: "
@@ -123,6 +130,29 @@ def _section(name: str, results: Mapping[str, Any]) -> str:
     peak = words.size(results["peak_bytes"])
     parts += [tables.times_table(results), f"Largest memory of the measuring process: {peak}."]
     return "\n\n".join(parts)
+
+
+def _speed(name: str, bench: Mapping[str, Any]) -> list[str]:
+    machine, versions = bench["machine"], bench["versions"]
+    clock = {"cpu": "the processor's clock", "wall": "the wall clock"}[bench["clock"]]
+    mib = 1 << 20
+    lines = [
+        (
+            row["phase"], tables.code(row["network"]), row["precision"], str(row["items"]), f"{row['ratio']:.2f}",
+            f"{row['ratio_min']:.2f} to {row['ratio_max']:.2f}", f"{row['max_relative_difference_float64']:.0e}",
+            f"{row['reference_peak_bytes'] / mib:.0f}", f"{row['product_peak_bytes'] / mib:.0f}",
+        )
+        for row in bench["rows"]
+    ]  # fmt: skip
+    head = ["phase", "network", "precision", "items", "times faster, median", "least to most", "difference in float64",
+            "reference, MiB", "Datastill, MiB"]  # fmt: skip
+    told = (
+        f"Each phase against a plain implementation of the same mathematics (`make bench`), in turns, "
+        f"{bench['rounds']} rounds, threads: {bench['threads']}, by {clock}, on "
+        f"{tables.escaped(machine['name'])} with torch {versions['torch']}. Both sides compute the same numbers: the column of differences is relative, in float64. "
+        f"Memory is the largest of each process above what its libraries take. The row file: [{name}](results/{name})."
+    )
+    return ["## Speed against a plain reference", told, tables.markdown_table(head, lines)]
 
 
 def _commands(results: Mapping[str, Any]) -> str:

@@ -54,6 +54,28 @@ def test_the_page_has_a_section_per_file_in_the_stated_order_with_the_verdict_fi
     assert "[b.json](results/b.json)" in page
 
 
+BENCH = {
+    "machine": {"name": "A CPU", "cores": 2, "system": "Linux"},
+    "versions": {"torch": "2.9"},
+    "threads": 1,
+    "clock": "cpu",
+    "rounds": 9,
+    "rows": [
+        {"phase": "recovery", "network": "convnet", "precision": "float32", "items": 20, "ratio": 2.504,
+         "ratio_min": 2.4, "ratio_max": 2.6, "max_relative_difference_float64": 3e-15,
+         "reference_peak_bytes": 3 << 20, "product_peak_bytes": 2 << 20},
+    ],
+}  # fmt: skip
+
+
+def test_rows_of_the_benchmark_have_a_section_of_their_own(script, root):
+    write_json(root / "docs" / "results" / "bench-cpu.json", BENCH)
+    assert script.main([], root) == 0
+    speed = (root / "docs" / "results.md").read_text().partition("## Speed against")[2]
+    assert "| recovery | `convnet` | float32 | 20 | 2.50 | 2.40 to 2.60 | 3e-15 | 3 | 2 |" in speed
+    assert "9 rounds, threads: 1, by the processor's clock" in speed
+
+
 def test_runs_that_wait_for_a_gpu_show_their_commands_and_the_papers_numbers(script, root):
     script.main([], root)
     waiting = (root / "docs" / "results.md").read_text().partition("## Waiting for a GPU")[2]
