@@ -147,10 +147,10 @@ def _speed(name: str, bench: Mapping[str, Any]) -> list[str]:
     head = ["phase", "network", "precision", "items", "times faster, median", "least to most", "difference in float64",
             "reference, MiB", "Datastill, MiB"]  # fmt: skip
     told = (
-        f"Each phase against a plain implementation of the same mathematics (`make bench`), in turns, "
-        f"{bench['rounds']} rounds, threads: {bench['threads']}, by {clock}, on "
-        f"{tables.escaped(machine['name'])} with torch {versions['torch']}. Both sides compute the same numbers: the column of differences is relative, in float64. "
-        f"Memory is the largest of each process above what its libraries take. The row file: [{name}](results/{name})."
+        f"Each phase against a plain implementation of the same mathematics (`make bench`) in turns; {bench['rounds']} "
+        f"rounds, threads: {bench['threads']}, by {clock}, on {tables.escaped(machine['name'])} with torch "
+        f"{versions['torch']}. Both compute the same: differences are relative, in float64. Memory is the "
+        f"largest of each process above what its libraries take. The row file: [{name}](results/{name})."
     )
     return ["## Speed against a plain reference", told, tables.markdown_table(head, lines)]
 
