@@ -81,6 +81,23 @@ def test_evaluate_measures_every_control_and_goes_on_where_it_stopped(
     assert "fewer than 3 seeds" in " ".join(capsys.readouterr().out.split())
 
 
+def test_networks_in_the_loop_are_stored_weighed_and_asked(tmp_path: Path) -> None:
+    out, folder = tmp_path / "dyn", str(tmp_path / "run")
+    assert run("distill", "digits", "--method", "infer-dyn", "--ipc", "4", "--out", str(out), *TINY) == 0
+    assert len(list((out / "teachers").glob("*.safetensors"))) == 2
+    assert run("evaluate", str(out), "--students", "convnet(width=8)", "--seeds", "1", "--steps", "2", "--run", folder,
+               "--device", "cpu") == 0  # fmt: skip
+    rows = {row["arm"]: row for row in json.loads((tmp_path / "run" / "results.json").read_text())["rows"]}
+    assert {arm: row["column"] for arm, row in rows.items()} == {
+        "infer-dyn": "D", "infer_hard": "H", "random_soft": "D", "random_hard": "H", "natural_only": "D", "noise": "D",
+        "equal_bytes_soft": "S", "equal_bytes_hard": "H", "other_steps": "D",
+    }  # fmt: skip
+    assert rows["infer-dyn"]["bytes"]["teachers"] > 20_000
+    assert rows["other_steps"]["steps"] == 6
+    assert rows["equal_bytes_hard"]["items"] > rows["random_hard"]["items"]
+    assert rows["equal_bytes_hard"]["bytes"]["total"] <= rows["infer-dyn"]["bytes"]["total"]
+
+
 def test_without_controls_only_the_method_is_trained(distilled: Path, tmp_path: Path) -> None:
     assert run("evaluate", str(distilled), "--students", "convnet(width=8)", "--seeds", "1", "--steps", "2",
                "--no-controls", "--run", str(tmp_path / "run")) == 0  # fmt: skip
