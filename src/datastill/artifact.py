@@ -322,7 +322,8 @@ def _read_pictures(path: Path, claim: Mapping[str, Any], info: DatasetInfo) -> P
     files = [row["bytes"] for row in table["image"].to_pylist()]
     pixels = torch.empty((len(files), *info.shape), dtype=torch.uint8)
     for i, data in enumerate(files):
-        planes = decode_picture(data, f"{path}: picture {i}", max_pixels=info.shape[1] * info.shape[2])
+        area = info.shape[1] * info.shape[2]
+        planes = decode_picture(data, f"{path}: picture {i}", max_pixels=area, formats=[codec.upper()])
         if planes.shape != info.shape:
             raise DatastillError(f"'{path}': picture {i} is {planes.shape}, but the manifest says {info.shape}.")
         pixels[i] = torch.tensor(planes)

@@ -111,8 +111,8 @@ def test_reduced_results_hold_no_path_no_embedding_and_every_number(results):
 @pytest.mark.parametrize(
     ("text", "kept"),
     [
-        ("/work/runs/x", "x"),
-        ("/work/runs/x/", "x"),
+        ("/srv/runs/x", "x"),
+        ("/srv/runs/x/", "x"),
         ("DATASTILL_DATA=/srv/data datastill distill cifar10", "DATASTILL_DATA=data datastill distill cifar10"),
         ("--out '/my runs/a b' -v", "--out 'a b' -v"),
         (r"C:\Users\me\set", "set"),

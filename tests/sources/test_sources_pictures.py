@@ -227,3 +227,11 @@ def test_pillows_own_guard_gives_our_sentence(monkeypatch, limit):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)  # 400 pixels: a warning above 300, an error above 2 * 150
     with pytest.raises(PictureError, match="'x' is too large to be opened safely"):
         picture_facts(encoded(Image.new("L", (20, 20))), "x")
+
+
+def test_only_the_formats_that_are_named_are_tried():
+    pixels = np.zeros((3, 8, 8), np.uint8)
+    data = encode_picture(pixels, "png")
+    assert np.array_equal(decode_picture(data, "it", formats=["PNG"]), pixels)
+    with pytest.raises(PictureError, match="'it' is not in a format that can be read"):
+        decode_picture(data, "it", formats=["WEBP"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -100,7 +101,9 @@ def read_planes(data: bytes, what: str, *, channels: int, size: int | None) -> P
     return _planes(image)
 
 
-def decode_picture(data: bytes, what: str, *, max_pixels: int = LARGEST_AREA) -> Planes:
+def decode_picture(
+    data: bytes, what: str, *, max_pixels: int = LARGEST_AREA, formats: Sequence[str] = FORMATS
+) -> Planes:
     """Decode a picture to its own number of planes, the inverse of `encode_picture`.
 
     Grey pictures give one plane and all others three, converted as `read_planes` does. WebP knows no grey mode: there,
@@ -110,11 +113,12 @@ def decode_picture(data: bytes, what: str, *, max_pixels: int = LARGEST_AREA) ->
         data: the encoded file.
         what: the picture's name, for errors.
         max_pixels: H*W above which the picture is refused before its pixels are allocated.
+        formats: the only ones that are tried, as Pillow names them.
 
     Returns: uint8[1 or 3, H, W].
     Raises: PictureError, naming the picture.
     """
-    image = _load(data, what, max_pixels)
+    image = _load(data, what, max_pixels, formats)
     if _kind(image) in ("grey", "grey16"):
         return _planes(_grey(image, what))
     planes = _planes(_colour(image, what))
@@ -158,11 +162,11 @@ def encode_picture(pixels: Planes, codec: Codec = "webp") -> bytes:
     return out.getvalue()
 
 
-def _open(data: bytes, what: str, max_pixels: int) -> Image.Image:
+def _open(data: bytes, what: str, max_pixels: int, formats: Sequence[str] = FORMATS) -> Image.Image:
     if not data:
         raise PictureError(f"the picture '{what}' is empty (0 bytes).")
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=tuple(formats))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PictureError(f"the picture '{what}' is too large to be opened safely: {error}") from error
     except MemoryError:
@@ -179,9 +183,9 @@ def _open(data: bytes, what: str, max_pixels: int) -> Image.Image:
     return image
 
 
-def _load(data: bytes, what: str, max_pixels: int) -> Image.Image:
+def _load(data: bytes, what: str, max_pixels: int, formats: Sequence[str] = FORMATS) -> Image.Image:
     """Decode the first frame, turned upright; `format` and `info` stay those of the file."""
-    image = _open(data, what, max_pixels)
+    image = _open(data, what, max_pixels, formats)
     orientation = _left_to_us(image, _orientation(image, data))
     try:
         image.load()
