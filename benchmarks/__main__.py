@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from rich.table import Table
 
 from benchmarks.cases import NETWORKS, PHASES, PRECISIONS, Sizes
 from benchmarks.compare import TOLERANCE, Plan, compare
+from datastill.engine import GROUP_VALUES
 from datastill.errors import DatastillError, unknown
 from datastill.recipe import read_networks
 from datastill.runtime.device import open_device
@@ -25,13 +27,20 @@ STEPS = {"convnet": 4}  # of a round; one step of the others is long enough to b
 MIB = 1 << 20
 
 
+def sizes(network: str) -> Sizes:
+    """Return the sizes of a round; as many parts are recovered together as the engine puts into one pass on a CPU."""
+    made = Sizes(steps=STEPS.get(network.partition("(")[0], 1))
+    part = made.classes * 3 * made.pixels**2
+    return replace(made, parts=max(1, GROUP_VALUES["cpu"] // part))
+
+
 def measure(phases: list[str], networks: list[str], rounds: int, threads: int) -> list[dict[str, Any]]:
     """Return the rows of every phase and network, with a progress bar."""
     rows: list[dict[str, Any]] = []
     with Progress(console=Console(stderr=True)) as progress:
         bar = progress.add_task("", total=len(phases) * len(networks) * (rounds + 2))
         for network in networks:
-            plan = Plan(rounds, threads, Sizes(steps=STEPS.get(network.partition("(")[0], 1)))
+            plan = Plan(rounds, threads, sizes(network))
             for phase in phases:
                 progress.update(bar, description=f"{phase}, {network}")
                 # The product labels in float32 whatever the precision of its training.

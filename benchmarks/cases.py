@@ -79,9 +79,9 @@ class Case:
         """Return pictures, uint8[N, 3, H, W], smooth as photographs are, so that PNG can shorten them."""
         count = self.sizes.parts * self.sizes.classes if self.phase == "recovery" else self.items
         draw, side = rng(self.seed, "images"), self.sizes.pixels
-        coarse = torch.from_numpy(draw.uniform(0, 255, (count, 3, 4, 4)))
+        coarse = torch.from_numpy(draw.uniform(0, 255, (count, 3, 4, 4))).float()
         smooth = nn.functional.interpolate(coarse, (side, side), mode="bilinear")
-        noise = torch.from_numpy(draw.normal(0, 4, smooth.shape))
+        noise = torch.from_numpy(draw.normal(0, 4, smooth.shape)).float()
         return (smooth + noise).clamp(0, 255).to(torch.uint8)
 
     def pixels(self) -> Tensor:

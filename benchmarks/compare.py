@@ -108,11 +108,13 @@ def compare(
         apart = {p: _apart(workers, p, f"first {folder}/{p}", ("outcome",)) for p in precisions}
         advance()
         times: dict[Key, list[float]] = {key: [] for key in keys}
+        peaks: dict[Key, int] = {}
         for _ in range(plan.rounds):
             for key, worker in workers.items():
-                times[key].append(worker.ask("again")[plan.clock])
+                answer = worker.ask("again")
+                times[key].append(answer[plan.clock])
+                peaks[key] = answer["bytes"]
             advance()
-        peaks = {key: worker.ask("peak")["bytes"] for key, worker in workers.items()}
         apart[EXACT] = _apart(workers, precisions[0], f"exact {folder}/{EXACT}")
         advance()
     items = Case(phase, network, PRECISIONS[0], SIDES[0], plan.sizes).items

@@ -1,8 +1,8 @@
 """One side in a process of its own, so that each has its allocator and its peak of memory to itself.
 
-Reads a command a line and answers each with a line of JSON: `first FILE` writes the numbers of the first round,
-`exact FILE` those of a small one in float64, `again` runs a round and tells its times, `peak` the largest resident size
-so far, less that of the libraries.
+Reads a command a line: `first FILE` prepares the side and writes the numbers of its first round, `again` runs a round
+and times it, `exact FILE` writes the numbers of a small round in float64. Each is answered by a line of JSON with the
+peak of resident memory so far, less that of the libraries.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import lightning_fabric
 import torch
 
 from benchmarks.cases import Case, Sizes
-from benchmarks.sides import ready
+from benchmarks.sides import Ready, ready
 from datastill.runtime.device import memory_peak_bytes
 from datastill.runtime.files import save_arrays
 
@@ -34,22 +34,25 @@ def main() -> None:
     # The product's device brings Fabric; both sides load it before memory is counted.
     lightning_fabric.Fabric(accelerator="cpu", devices=1)
     libraries = memory_peak_bytes()
-    side = None
+    made: list[Ready] = []
     for line in sys.stdin:
-        command, _, path = line.strip().partition(" ")
-        answer: dict[str, Any] = {}
-        if command == "first":
-            side = ready(case)
-            save_arrays(Path(path), side.first())
-        elif command == "exact":
-            save_arrays(Path(path), ready(case.exact).first())
-        elif command == "again":
-            cpu, wall = time.process_time(), time.perf_counter()
-            side.again()
-            answer = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
-        else:
-            answer = {"bytes": memory_peak_bytes() - libraries}
+        answer = _obey(line.strip(), case, made) | {"bytes": memory_peak_bytes() - libraries}
         print(json.dumps(answer), file=answers, flush=True)
+
+
+def _obey(line: str, case: Case, made: list[Ready]) -> dict[str, Any]:
+    """Do what a line says, with the side in `made`, and return what is to be answered."""
+    command, _, path = line.partition(" ")
+    if command == "first":
+        made.append(ready(case))
+        save_arrays(Path(path), made[0].first())
+    elif command == "exact":
+        save_arrays(Path(path), ready(case.exact).first())
+    elif command == "again":
+        cpu, wall = time.process_time(), time.perf_counter()
+        made[0].again()
+        return {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
+    return {}
 
 
 if __name__ == "__main__":
