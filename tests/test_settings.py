@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pytest
 
-from datastill.settings import build, convert, plain, setting
+from datastill.settings import build, chosen, convert, plain, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,3 +167,19 @@ def test_a_value_without_a_hint_passes() -> None:
     mistakes: list[str] = []
     assert convert(Any, {"a": object}, "x", mistakes) == {"a": object}
     assert mistakes == []
+
+
+def test_what_stands_at_its_default_is_no_part_of_what_was_chosen() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Inner:
+        a: int = setting(1)
+        b: dict[str, int] = setting({})
+
+    @dataclasses.dataclass(frozen=True)
+    class Outer:
+        name: str
+        inner: Inner = dataclasses.field(default_factory=Inner)
+
+    assert chosen(Outer("x")) == {"name": "x"}
+    assert chosen(Outer("x", Inner(a=2))) == {"name": "x", "inner": {"a": 2}}
+    assert chosen(Outer("x", Inner(b={"k": 1}))) == {"name": "x", "inner": {"b": {"k": 1}}}

@@ -44,11 +44,18 @@ def build(cls: type, data: Any, path: str, mistakes: list[str]) -> Any:
     values = {}
     for name, field in fields.items():
         if name in data:
-            values[name] = convert(hints[name], data[name], _join(path, name), mistakes)
+            values[name] = convert(hints[name], _completed(field.default, data[name]), _join(path, name), mistakes)
             _check_range(field, values[name], _join(path, name), mistakes)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             mistakes.append(f"the setting '{_join(path, name)}' is missing.")
     return cls(**values) if len(mistakes) == before else None
+
+
+def _completed(default: Any, value: Any) -> Any:
+    """Return settings of a setting with what is not said filled in from the default of the outer one."""
+    if isinstance(value, Mapping) and dataclasses.is_dataclass(default) and not hasattr(default, "parse"):
+        return {f.name: getattr(default, f.name) for f in dataclasses.fields(default)} | dict(value)
+    return value
 
 
 def convert(hint: Any, value: Any, path: str, mistakes: list[str]) -> Any:
@@ -60,9 +67,7 @@ def convert(hint: Any, value: Any, path: str, mistakes: list[str]) -> Any:
         inner = [a for a in arguments if a is not type(None)]
         return convert(inner[0], value, path, mistakes)
     if origin is typing.Literal:
-        if value not in arguments or isinstance(value, bool) != isinstance(arguments[0], bool):
-            mistakes.append(f"'{path}' is {_shown(value)}{suggestion(str(value), map(str, arguments))}")
-        return value
+        return _literal(arguments, value, path, mistakes)
     if origin is tuple:
         return _tuple(arguments, value, path, mistakes)
     if origin is dict:
@@ -76,6 +81,14 @@ def convert(hint: Any, value: Any, path: str, mistakes: list[str]) -> Any:
         maker = getattr(hint, "parse", None)
         return maker(value, path, mistakes) if maker else build(typing.cast(type, hint), value, path, mistakes)
     return _plain(hint, value, path, mistakes)
+
+
+def _literal(arguments: tuple[Any, ...], value: Any, path: str, mistakes: list[str]) -> Any:
+    if type(value) is int and str(value) in arguments:  # YAML reads 444 as a number
+        value = str(value)
+    if value not in arguments or isinstance(value, bool) != isinstance(arguments[0], bool):
+        mistakes.append(f"'{path}' is {_shown(value)}{suggestion(str(value), map(str, arguments))}")
+    return value
 
 
 def _tuple(hints: tuple[Any, ...], value: Any, path: str, mistakes: list[str]) -> tuple[Any, ...] | None:
@@ -138,6 +151,21 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(v) for v in value]
     return value
+
+
+def chosen(value: Any) -> Any:
+    """Return what `plain` returns, without the settings that stand at their defaults.
+
+    A hash of it stays the same when a later version adds a setting whose default means what was done before.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        kept = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        return {f.name: chosen(kept[f.name]) for f in dataclasses.fields(value) if kept[f.name] != _default(f)}
+    return plain(value)
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
 
 
 def _join(path: str, name: str) -> str:

@@ -16,7 +16,7 @@ from datastill.runtime.cache import cache_dir, locked
 from datastill.runtime.device import Device
 from datastill.runtime.files import digest_of, load_arrays, read_json, save_arrays, write_json
 from datastill.runtime.progress import Reporter
-from datastill.settings import plain
+from datastill.settings import chosen, plain
 from datastill.training.loop import Learner, train
 from datastill.training.supply import Batch, Data, supply
 
@@ -40,9 +40,9 @@ class Training:
     @property
     def key(self) -> str:
         """The hash of everything that decides the weights (not of the name)."""
-        made_from = [VERSION, plain(self.recipe), plain(self.info), self.data_key, self.precision]
-        made_from[2].pop("name")
-        return digest_of(made_from)
+        info = plain(self.info)
+        info.pop("name")
+        return digest_of([VERSION, chosen(self.recipe), info, self.data_key, self.precision])
 
     def build(self) -> Network:
         """Return the untrained network."""
