@@ -151,6 +151,24 @@ def test_saving_changes_nothing(make_learner: MakeLearner, data: Data, tmp_path:
     assert_same(watched, plainly)
 
 
+def test_whoever_looks_is_shown_the_logits_before_each_step_and_changes_nothing(
+    make_learner: MakeLearner, data: Data
+) -> None:
+    plainly, seen = make_learner(), make_learner()
+    finished(plainly, data)
+    told, shown = batches(seen, data), []
+
+    def see(batch: Batch, logits: Tensor) -> None:
+        assert batch is told[seen.step]
+        assert not logits.requires_grad
+        shown.append(nn.functional.cross_entropy(logits, batch.hard).item())
+
+    for _ in train(seen, told, see):
+        pass
+    assert_same(seen, plainly)
+    assert shown == pytest.approx(seen.losses.tolist(), rel=1e-5)
+
+
 class DropPath(nn.Module):
     """Stochastic depth as libraries have it: no subclass of torch's dropouts."""
 

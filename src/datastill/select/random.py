@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from datastill.errors import DatastillError
 from datastill.fields import Context, Select, register
 from datastill.runtime.seeds import rng
+from datastill.select.ranking import rows_by_class
 
 
 @register("select", "random")
@@ -17,19 +18,13 @@ from datastill.runtime.seeds import rng
 class Random(Select):
     """One seeded permutation per class; a larger choice extends a smaller one."""
 
-    def start(self, n: int, ctx: Context) -> Tensor:
-        """Return train rows long[K, n].
+    def pick(self, counts: Sequence[int], ctx: Context) -> list[Tensor]:
+        """Return train rows long[counts[k]] of each class k.
 
-        Raises: DatastillError naming the first class that has fewer than n images.
+        Raises: DatastillError naming the first class that has too few images.
         """
         chosen = []
-        for k, name in enumerate(ctx.real.classes):
-            rows = ctx.real.of_class(k)
-            if len(rows) < n:
-                raise DatastillError(
-                    f"class '{name}' has {len(rows)} training images, but this recipe starts from {n} per class; "
-                    f"ask for a smaller --ipc or leave the class out with --classes."
-                )
-            order = rng(ctx.recipe.seed, "select", k).permutation(len(rows))[:n]
+        for k, rows in enumerate(rows_by_class(counts, ctx)):
+            order = rng(ctx.recipe.seed, "select", k).permutation(len(rows))[: counts[k]]
             chosen.append(rows[torch.from_numpy(order)])
-        return torch.stack(chosen)
+        return chosen

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,12 +67,15 @@ def _draws(module: nn.Module) -> bool:
     return any(isinstance(rate, (int, float)) and rate > 0 for rate in rates)
 
 
-def train(learner: Learner, batches: Iterable[Batch]) -> Iterator[Step]:
+def train(
+    learner: Learner, batches: Iterable[Batch], see: Callable[[Batch, Tensor], None] | None = None
+) -> Iterator[Step]:
     """Train on `batches`, yielding after every step; nothing is read back from the device inside a step.
 
     Args:
         learner: what is trained; its `step` says where the batches begin.
         batches: `supply(..., start=learner.step)`.
+        see: shown each batch and the network's detached logits, float[B, K], before the step; must keep neither.
     """
     network, optimiser, recipe = learner.network, learner.optimiser, learner.recipe
     network.train()
@@ -85,6 +88,8 @@ def train(learner: Learner, batches: Iterable[Batch]) -> Iterator[Step]:
             with learner.device.autocast():
                 logits = forward(batch.x)
             loss = training_loss(recipe, batch.kind, logits, batch.target)
+            if see:
+                see(batch, logits.detach())
             loss.backward()
         optimiser.step()
         # Whatever outlives its step stands in the way of the next one's blocks and raises the peak of memory.
