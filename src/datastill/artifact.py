@@ -6,23 +6,32 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from datastill.card import card
-from datastill.errors import DatastillError, unknown
-from datastill.fields import COLUMNS, Content, Expanded, Fields, Items, Labels, Pictures, resolve
+from datastill.codecs import LabelCodec, PictureCodec, decode_labels, decoder, encode_labels
+from datastill.errors import DatastillError
+from datastill.fields import Content, Expanded, Fields, Labels, resolve
+from datastill.layout import (
+    ATLASES,
+    ITEMS,
+    PICTURES,
+    atlas_names,
+    read_codec,
+    read_items,
+    read_pictures,
+    write_items,
+    write_pictures,
+)
 from datastill.networks import Network, Space, create_network, sketch
 from datastill.recipe import DatasetInfo, Recipe, TrainRecipe
 from datastill.runtime.files import (
@@ -30,21 +39,18 @@ from datastill.runtime.files import (
     read_json,
     save_arrays,
     sha256_file,
-    write_atomic,
     write_bytes,
     write_json,
 )
-from datastill.settings import build
-from datastill.sources import decode_picture, encode_picture
+from datastill.settings import build, plain
 
-FORMAT = 1
-MANIFEST, PICTURES, ITEMS, ARRAYS, CARD = (
-    "manifest.json", "images.parquet", "items.parquet", "arrays.safetensors", "README.md"
-)  # fmt: skip
+FORMAT = 2
+MANIFEST, ARRAYS, CARD = "manifest.json", "arrays.safetensors", "README.md"
 LABELS = "labels/logits.safetensors"
 LABEL_KINDS = {"H": "classes", "S": "logits", "D": "teachers"}
 LARGEST = 4096  # pixels of a side, far above what a set is decoded to
 KINDS = {PICTURES: "natural images", ITEMS: "items", ARRAYS: "compensators", LABELS: "labels"}
+FOLDERS = {ATLASES: "natural images", "teachers": "teachers"}
 
 
 @dataclass
@@ -101,24 +107,22 @@ class DistilledDataset:
             raise DatastillError("the ledger counts bytes on disk; save this set first, with save(folder).")
         counted = dict.fromkeys(["natural images", "compensators", "labels", "items", "teachers", "metadata"], 0)
         for name in [*self.facts["files"], MANIFEST]:
-            kind = "teachers" if name.startswith("teachers/") else KINDS.get(name, "metadata")
-            counted[kind] += (self.folder / name).stat().st_size
+            room = name.partition("/")[0]
+            counted[KINDS.get(name) or FOLDERS.get(room, "metadata")] += (self.folder / name).stat().st_size
         return counted | {"total": sum(counted.values())}
 
     def save(self, folder: str | Path) -> Path:
         """Write the set into a folder. The manifest is written last: a folder with one is whole."""
         folder = Path(folder)
         (folder / MANIFEST).unlink(missing_ok=True)
-        _write_pictures(folder / PICTURES, self.content.pictures, self.classes)
-        columns = {name: pa.array(getattr(self.content.items, name).numpy(), pa.int32()) for name in COLUMNS}
-        _write_table(folder / ITEMS, pa.table(columns), compression="zstd")
-        written = [PICTURES, ITEMS]
+        written = [*write_pictures(folder, self.content.pictures, self.classes), ITEMS]
+        write_items(folder / ITEMS, self.content.items)
         arrays = {f"store.{name}": value for name, value in self.content.arrays.items()}
         if arrays:
             save_arrays(folder / ARRAYS, arrays)
             written.append(ARRAYS)
         if self.labels.values is not None:
-            save_arrays(folder / LABELS, {"label.logits": self.labels.values})
+            save_arrays(folder / LABELS, {f"label.{name}": value for name, value in _stored(self.labels).items()})
             written.append(LABELS)
         for i, name in enumerate(self.labels.teachers):
             path = f"teachers/{i}.safetensors"
@@ -139,11 +143,12 @@ class DistilledDataset:
         return folder
 
     def _card(self) -> str:
-        lossless = self.content.pictures.encoded is None
-        return card(self.recipe, self.info, self.classes, self.facts, self.labels.kind, lossless=lossless)
+        made = bool(self.content.arrays)
+        return card(self.recipe, self.info, self.classes, self.facts, self.labels, self.content.pictures, made=made)
 
     def _manifest(self) -> dict[str, Any]:
-        pictures, arrays = self.content.pictures, self.content.arrays
+        pictures, arrays, labels = self.content.pictures, self.content.arrays, self.labels
+        coded = {"codec": plain(labels.codec)} if labels.values is not None else {}
         return self.facts | {
             "format": FORMAT,
             "recipe": self.recipe.plain(),
@@ -155,10 +160,14 @@ class DistilledDataset:
                 "mean": list(self.info.mean),
                 "std": list(self.info.std),
             },
-            "pictures": {"count": len(pictures.cls), "codec": pictures.codec},
+            "pictures": {
+                "count": len(pictures.cls),
+                "codec": plain(pictures.codec),
+                "decoder": decoder(pictures.codec),
+            },
             "items": len(self.content.items),
             "arrays": {name: {"shape": list(a.shape), "dtype": _dtype(a)} for name, a in arrays.items()},
-            "labels": {"kind": self.labels.kind, "teachers": list(self.labels.teachers)},
+            "labels": {"kind": labels.kind, "teachers": list(labels.teachers)} | coded,
         }
 
     @classmethod
@@ -182,7 +191,10 @@ class DistilledDataset:
     @classmethod
     def _read(cls, folder: Path, manifest: dict[str, Any]) -> DistilledDataset:
         if manifest["format"] != FORMAT:
-            raise DatastillError(f"'{folder}' has format {manifest['format']}, but this version reads format {FORMAT}.")
+            raise DatastillError(
+                f"'{folder}' has format {manifest['format']}, but this version reads format {FORMAT}; distil it again "
+                "from its recipe, or open it with the version that its manifest names."
+            )
         recipe = Recipe.from_plain(manifest["recipe"], f"'{folder / MANIFEST}'")
         classes = tuple(map(str, manifest["data"]["classes"]))
         info = _info(manifest["data"], len(classes), folder)
@@ -191,28 +203,25 @@ class DistilledDataset:
         if kind != LABEL_KINDS[column]:
             raise DatastillError(f"'{folder}' says that its labels are {kind!r}, which its recipe does not make.")
         weights = {name: f"teachers/{i}.safetensors" for i, name in enumerate(teachers)}
+        count = int(manifest["pictures"]["count"])
+        codec = read_codec(PictureCodec, manifest["pictures"]["codec"], str(folder / MANIFEST))
         needed = [PICTURES, ITEMS, *weights.values()]
         needed += [ARRAYS] * bool(manifest["arrays"]) + [LABELS] * (kind == "logits")
-        check_files(folder, manifest["files"], needed)
-        pictures = _read_pictures(folder / PICTURES, manifest["pictures"], info)
+        check_files(folder, manifest["files"], chain(needed, atlas_names(codec, count)))
+        pictures = read_pictures(folder, codec, count, info)
         arrays = _read_arrays(folder / ARRAYS, manifest["arrays"], "store.") if manifest["arrays"] else {}
         high = {"cls": len(classes), "maker": len(recipe.networks), "unit": max(map(len, arrays.values()), default=0),
                 "picture": len(pictures.cls)}  # fmt: skip
-        items = _read_items(folder / ITEMS, int(manifest["items"]), high)
-        values = None
+        items = read_items(folder / ITEMS, int(manifest["items"]), high)
+        labels = Labels(kind, None, teachers)
         if kind == "logits":
-            wanted = {"logits": {"shape": [len(items), len(classes)], "dtype": "float16"}}
-            values = _read_arrays(folder / LABELS, wanted, "label.")["logits"]
+            labels = _read_labels(folder, manifest["labels"]["codec"], len(items), len(classes))
         networks = {name: _read_teacher(folder / path, recipe, name, info) for name, path in weights.items()}
         own = ("format", "recipe", "data", "pictures", "items", "arrays", "labels")
         facts = {k: v for k, v in manifest.items() if k not in own}
-        made = cls(recipe, info, classes, Content(items, pictures, arrays), Labels(kind, values, teachers), facts,
-                   networks, folder)  # fmt: skip
+        made = cls(recipe, info, classes, Content(items, pictures, arrays), labels, facts, networks, folder)
         if tensor_sha256(made.expand().images) != facts["expanded"]["sha256"]:
-            raise DatastillError(
-                f"'{folder}' expands to other pixels than its manifest says; its files were changed, or this machine's "
-                "image decoder differs from the one that made it."
-            )
+            raise DatastillError(_differs(folder, manifest["pictures"]["decoder"], decoder(codec)))
         return made
 
 
@@ -265,26 +274,6 @@ def _dtype(x: Tensor) -> str:
     return str(x.dtype).removeprefix("torch.")
 
 
-def _write_table(path: Path, table: pa.Table, compression: str) -> None:
-    write_atomic(path, lambda part: pq.write_table(table, part, compression=compression))
-
-
-def _write_pictures(path: Path, pictures: Pictures, classes: tuple[str, ...]) -> None:
-    files = pictures.encoded or [encode_picture(p.numpy(), cast(Any, pictures.codec)) for p in pictures.pixels]
-    labels = pictures.cls.tolist()
-    names = [f"{i:06d}.{pictures.codec}" for i in range(len(labels))]
-    feature = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": list(classes)},
-               "id": {"_type": "Value", "dtype": "string"}}  # fmt: skip
-    schema = pa.schema(
-        [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64()),
-         ("id", pa.string())],
-        metadata={"huggingface": json.dumps({"info": {"features": feature}})},
-    )  # fmt: skip
-    columns = {"image": [{"bytes": b, "path": n} for b, n in zip(files, names, strict=True)],
-               "label": labels, "id": list(pictures.ids)}  # fmt: skip
-    _write_table(path, pa.table(columns, schema=schema), compression="none")
-
-
 def _info(data: Mapping[str, Any], classes: int, folder: Path) -> DatasetInfo:
     mistakes: list[str] = []
     claimed = {k: v for k, v in data.items() if k != "classes"} | {"classes": classes}
@@ -298,50 +287,33 @@ def _info(data: Mapping[str, Any], classes: int, folder: Path) -> DatasetInfo:
     return cast(DatasetInfo, info)
 
 
-def _read_table(path: Path, rows: int, columns: Sequence[str]) -> pa.Table:
-    try:
-        file = pq.ParquetFile(path)
-        if file.metadata.num_rows != rows:
-            raise DatastillError(f"'{path}' has {file.metadata.num_rows} rows, but the manifest says {rows}.")
-        table = file.read(columns=list(columns))
-        table.validate(full=True)
-        if any(column.null_count for column in table.columns):
-            raise DatastillError(f"'{path}' has empty cells.")
-    except (pa.ArrowException, OSError) as error:
-        raise DatastillError(f"'{path}' is not a readable Parquet file: {error}.") from error
-    return table
+def _differs(folder: Path, then: Mapping[str, Any], now: Mapping[str, str]) -> str:
+    """Return the sentence for a set whose pixels are not those of its manifest."""
+    said, here = (", ".join(f"{name} {version}" for name, version in each.items()) for each in (then, now))
+    why = (
+        f"its files were changed, for the decoder is the one that made it ({here}); get it again, or distil it again"
+        if dict(then) == dict(now)
+        else f"it was made with the decoder {said}, and here is {here}; install those versions, or distil it again"
+    )
+    return f"'{folder}' expands to other pixels than its manifest says: {why}."
 
 
-def _read_pictures(path: Path, claim: Mapping[str, Any], info: DatasetInfo) -> Pictures:
-    table = _read_table(path, int(claim["count"]), ("image", "label", "id"))
-    labels = torch.tensor(table["label"].to_numpy(), dtype=torch.long)
-    _check_range(path, "label", labels, 0, info.classes)
-    codec = claim["codec"]
-    if codec not in ("webp", "png", "jpeg"):
-        raise unknown("codec of pictures", str(codec), ("webp", "png", "jpeg"))
-    files = [row["bytes"] for row in table["image"].to_pylist()]
-    pixels = torch.empty((len(files), *info.shape), dtype=torch.uint8)
-    for i, data in enumerate(files):
-        area = info.shape[1] * info.shape[2]
-        planes = decode_picture(data, f"{path}: picture {i}", max_pixels=area, formats=[codec.upper()])
-        if planes.shape != info.shape:
-            raise DatastillError(f"'{path}': picture {i} is {planes.shape}, but the manifest says {info.shape}.")
-        pixels[i] = torch.tensor(planes)
-    kept = tuple(files) if codec == "jpeg" else None
-    return Pictures(pixels, labels, tuple(table["id"].to_pylist()), codec, kept)
+def _stored(labels: Labels) -> dict[str, Tensor]:
+    """Return the arrays of soft labels, which must decode to exactly what was looked at."""
+    assert labels.values is not None, "only soft labels are stored"
+    arrays = encode_labels(labels.values, labels.codec) if labels.arrays is None else labels.arrays
+    items, classes = labels.values.shape
+    decoded = decode_labels(arrays, items, classes, labels.codec)
+    # Close, since a matrix product may run in another order under another number of threads.
+    assert torch.allclose(decoded, labels.values.float()), "labels are coded before they are looked at"
+    return arrays
 
 
-def _read_items(path: Path, count: int, high: Mapping[str, int]) -> Items:
-    table = _read_table(path, count, COLUMNS)
-    columns = {name: torch.from_numpy(np.array(table[name].to_numpy(), dtype=np.int64)) for name in COLUMNS}
-    for name, values in columns.items():
-        _check_range(path, name, values, -1 if name in ("maker", "unit", "picture") else 0, high.get(name, 1 << 31))
-    return Items.of(**columns)
-
-
-def _check_range(path: Path, name: str, values: Tensor, low: int, high: int) -> None:
-    if len(values) and not (low <= int(values.min()) and int(values.max()) < high):
-        raise DatastillError(f"'{path}' has values of '{name}' outside {low}..{high - 1}.")
+def _read_labels(folder: Path, claim: Any, items: int, classes: int) -> Labels:
+    codec = read_codec(LabelCodec, claim, str(folder / MANIFEST))
+    arrays = {name.removeprefix("label."): value for name, value in load_arrays(folder / LABELS).items()}
+    values = decode_labels(arrays, items, classes, codec, str(folder / LABELS))
+    return Labels("logits", values, (), codec, arrays)
 
 
 def _read_arrays(path: Path, claims: Mapping[str, Mapping[str, Any]], prefix: str) -> dict[str, Tensor]:

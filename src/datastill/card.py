@@ -5,48 +5,105 @@ from __future__ import annotations
 from typing import Any
 
 from datastill.recipe import DatasetInfo, Recipe, methods
+from datastill.values import Labels, Pictures
 
 TELLS = {
     "classes": "hard labels only (column H)",
     "logits": "stored soft labels, one vector of logits per item (column S)",
     "teachers": "networks that label every batch, in `teachers/` (column D)",
 }
-LOSSLESS_HOLDS = """\
-`images.parquet` holds **real images** of the training set, unchanged and losslessly coded; its column `id` names each
-one (empty for pictures that are not real images). This set is not private: whoever has it has those images."""
-LOSSLESS_BUILT = """\
-`items.parquet` says for every item its class, its row in `images.parquet` (`picture`) and, where it has one, the row of
-its compensator in `store.compensators` (`unit`): item = clip(picture / 255 + compensator, 0, 1), where an int8
-compensator is divided by 127; then rounded to 8 bits, unless the recipe's store says `render: float`."""
-LOSSY_HOLDS = """\
+CONFIGS = """\
+configs:
+- config_name: default
+  data_files: images.parquet
+"""
+OPENS = "`images.parquet` opens with pandas, polars and `datasets.load_dataset`"
+UNPACKED_HOLDS = """\
+`images.parquet` holds **real images** of the training set, {coded}; its column `id` names each one (empty for pictures
+that are not real images). This set is not private: whoever has it has those images{lost}."""
+PACKED_HOLDS = """\
+`pictures/` holds **real images** of the training set, {coded}, up to {tiles} in one file. `images.parquet` has a row
+for each: `label`, and `place`, its row in the training split after a stable sort by class (-1 for a picture that is
+no real image). This set is not private: whoever has it has those images{lost}."""
+ITEM_FILES_HOLD = """\
 `images.parquet` holds every item as a JPEG file. The column `id` names those that are **real images** of the training
 set; it is empty for the others, which are real images with a pattern added. This set is not private: whoever has it has
 those images, but for what JPEG lost."""
-LOSSY_BUILT = """\
+PACKED_OPENS = """\
+Each file of `pictures/` is a grid of {height} x {width} tiles, row by row in the order of `images.parquet`; divide its
+width by {width} for the tiles of a row. Each file but the last holds {tiles} tiles; what stands behind is filler. """
+ADDED = """\
+`items.parquet` says for every item its class, its row in `images.parquet` (`picture`) and, where it has one, the row of
+its compensator in `store.compensators` (`unit`): item = clip(picture / 255 + compensator, 0, 1), where an int8
+compensator is divided by 127; then rounded to 8 bits, unless the recipe's store says `render: float`."""
+PLAIN = """\
 `items.parquet` says for every item its class and its row in `images.parquet` (`picture`), which is the item."""
+LOGITS = {
+    "fp32": "`label.logits` holds them as they are.",
+    "fp16": "`label.logits` holds them as they are.",
+    "topk": """\
+Item i: every logit is `label.rest[i]`, but those of the classes `label.index[i]`, which are `label.rest[i] +
+label.codes[i] * label.step`.""",
+    "klt": """\
+Decompressed with Brotli, `label.codes` are signed whole numbers of `label.width` bytes each, all lowest bytes first,
+then all second ones. As an array [columns of `label.basis`, items], transposed, they give logits =
+codes * `label.step` @ `label.basis`.T + `label.mean`, each row up to a constant that no softmax sees.""",
+}
+WHOLE = """\
+Item i: `label.codes[i]` holds a code of {bits} bits per class, packed from the lowest bit on
+(`numpy.unpackbits(..., bitorder="little")`); logit = `label.scale[i, 0] + code * label.scale[i, 1]`."""
+
+
+def _pictures(pictures: Pictures, *, made: bool) -> tuple[str, str]:
+    """Return what the set holds, and how its items are opened."""
+    codec = pictures.codec
+    built = ADDED if made else PLAIN
+    if pictures.encoded is not None and not codec.packed and "" in pictures.ids:
+        return ITEM_FILES_HOLD, built
+    lost = "" if codec.lossless else ", but for what the codec lost"
+    coded = "losslessly coded" if codec.lossless else f"coded as {codec.format.upper()} of quality {codec.quality}"
+    holds = PACKED_HOLDS if codec.packed else UNPACKED_HOLDS
+    height, width = pictures.pixels.shape[2:]
+    opens = PACKED_OPENS.format(tiles=codec.tiles, height=height, width=width) if codec.packed else ""
+    return holds.format(coded=coded, lost=lost, tiles=codec.tiles), opens + built
+
+
+def _logits(labels: Labels) -> str:
+    """Return how soft labels are read."""
+    if labels.values is None:
+        return ""
+    codec = labels.codec
+    how = WHOLE.format(bits=codec.bits) if codec.bits else LOGITS[codec.kind]
+    return f"\nLogits stand in `labels/logits.safetensors`, in the order of the items. {how}"
 
 
 def card(
-    recipe: Recipe, info: DatasetInfo, classes: tuple[str, ...], facts: dict[str, Any], kind: str, *, lossless: bool
+    recipe: Recipe,
+    info: DatasetInfo,
+    classes: tuple[str, ...],
+    facts: dict[str, Any],
+    labels: Labels,
+    pictures: Pictures,
+    *,
+    made: bool,
 ) -> str:
-    """Return the text of README.md; lossless: whether pictures are coded so, and items are made from them."""
+    """Return the text of README.md; made: whether something is added to pictures to make items."""
     known = methods().get(recipe.method)
     counts = facts.get("counts", {})
-    holds, built = (LOSSLESS_HOLDS, LOSSLESS_BUILT) if lossless else (LOSSY_HOLDS, LOSSY_BUILT)
+    holds, built = _pictures(pictures, made=made)
     bought = ", ".join(f"{k} {v}" for k, v in sorted(counts.items()) if isinstance(v, int))
+    files = "" if pictures.codec.packed else CONFIGS
+    opens = "Tables are Parquet files" if pictures.codec.packed else OPENS
     return f"""---
 license: other
 task_categories: [image-classification]
 tags: [dataset-distillation, {recipe.method}]
-configs:
-- config_name: default
-  data_files: images.parquet
----
+{files}---
 
 # {info.name}, distilled with {known.title if known else recipe.method}
 
 {len(classes)} classes, {info.shape[0]} x {info.shape[1]} x {info.shape[2]} pixels (channels, height, width), made from
-{info.train_images} training images at a nominal {recipe.ipc} images per class. Labels: {TELLS[kind]}.
+{info.train_images} training images at a nominal {recipe.ipc} images per class. Labels: {TELLS[labels.kind]}.
 Counts: {bought or "none recorded"}.
 
 {holds}
@@ -63,7 +120,7 @@ for images, targets in distilled.loader(batch_size=64):
 
 ## Without Datastill
 
-`images.parquet` opens with pandas, polars and `datasets.load_dataset`; arrays and labels are safetensors files.
-{built}
+{opens}; arrays and labels are safetensors files.
+{built}{_logits(labels)}
 `manifest.json` holds the recipe, versions, counts and hashes.
 """

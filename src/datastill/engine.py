@@ -113,6 +113,8 @@ def _realise(
 def label_content(ctx: Context, sealed: Content, facts: dict[str, Any]) -> DistilledDataset:
     """Label a sealed content and return the distilled set."""
     labels: Labels = ctx.fields.label.make(ctx.fields.store.expand(sealed), ctx)
+    counts = {k: v for k, v in facts.get("counts", {}).items() if k != "label_error"}
+    facts = facts | {"counts": counts | ({"label_error": labels.facts} if labels.facts else {})}
     networks = {name: ctx.network(name) for name in labels.teachers}
     return DistilledDataset(ctx.recipe, ctx.info, ctx.real.classes, sealed, labels, facts, networks)
 

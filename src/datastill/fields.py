@@ -1,14 +1,13 @@
-"""Values that every room speaks in, the protocols of the six fields, and the registry of their choices.
+"""The protocols of the six fields, what a choice may ask for, and the registry of choices.
 
 N items, K classes, C channels, H x W pixels, P pictures, B batch.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeVar, cast
 
@@ -28,90 +27,12 @@ from datastill.sources import Dataset, Images
 from datastill.training.bank import Bank, Training
 from datastill.training.losses import one_hot
 from datastill.training.supply import Batch, Data
-
-COLUMNS = ("cls", "stage", "set", "maker", "unit", "picture")
-
-
-@dataclass(frozen=True)
-class Items:
-    """What a student sees, as columns long[N].
-
-    cls: class. stage: the stage that opened it. set: images that must stay one batch. maker: index of the network it
-    was made with, -1 none. unit: its row in the learned arrays, -1 nothing learned. picture: its row in the stored
-    pictures, -1 none.
-    """
-
-    cls: Tensor
-    stage: Tensor
-    set: Tensor
-    maker: Tensor
-    unit: Tensor
-    picture: Tensor
-
-    @classmethod
-    def of(cls_, **columns: Tensor) -> Items:
-        """Make items; `cls` is required, the other columns default to 0 (stage, set) or -1."""
-        like = columns["cls"]
-        defaults = {"stage": 0, "set": 0, "maker": -1, "unit": -1, "picture": -1}
-        return cls_(**{n: columns.get(n, torch.full_like(like, defaults.get(n, 0))).long() for n in COLUMNS})
-
-    def __len__(self) -> int:
-        return len(self.cls)
-
-    def __getitem__(self, rows: Tensor) -> Items:
-        return Items(**{name: getattr(self, name)[rows] for name in COLUMNS})
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """Pictures that a store keeps: pixels uint8[P, C, H, W], their classes long[P], and ids in the source of those that
-    are real images ("" for others). `encoded` holds the files themselves where a codec is part of the method."""
-
-    pixels: Tensor
-    cls: Tensor
-    ids: tuple[str, ...]
-    codec: str = "webp"
-    encoded: tuple[bytes, ...] | None = None
-
-
-@dataclass
-class Content:
-    """What a store holds: items, pictures, and arrays, some of them learned. Open while distilled, sealed after."""
-
-    items: Items
-    pictures: Pictures
-    arrays: dict[str, Tensor] = field(default_factory=dict)
-    learned: tuple[str, ...] = ()
-
-    def part(self, rows: Tensor) -> tuple[Content, Tensor]:
-        """Return a copy that holds only these items, units renumbered, and the units' old numbers long[U]."""
-        items = self.items[rows]
-        units, unit = items.unit.unique(return_inverse=True)
-        pictures, picture = items.picture.unique(return_inverse=True)
-        kept = Pictures(self.pictures.pixels[pictures], self.pictures.cls[pictures], ())
-        arrays = {k: v[units].clone() if k in self.learned else v for k, v in self.arrays.items()}
-        items = dataclasses.replace(items, unit=unit, picture=picture)
-        return Content(items, kept, arrays, self.learned), units
-
-
-@dataclass(frozen=True)
-class Labels:
-    """What students are told: nothing beyond the class ("classes"), float16[N, K] logits ("logits"), or the names of
-    the networks that answer in the loop ("teachers")."""
-
-    kind: Literal["classes", "logits", "teachers"]
-    values: Tensor | None = None
-    teachers: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Expanded:
-    """The set as a student sees it: images uint8 or float[N, C, H, W] in [0, 1], classes long[N], and labels."""
-
-    images: Tensor
-    cls: Tensor
-    labels: Labels
-    classes: int
+from datastill.values import COLUMNS as COLUMNS
+from datastill.values import Content as Content
+from datastill.values import Expanded as Expanded
+from datastill.values import Items as Items
+from datastill.values import Labels as Labels
+from datastill.values import Pictures as Pictures
 
 
 class Real:
@@ -128,6 +49,7 @@ class Real:
         self.info, self.fingerprint, self.classes = dataset.info, dataset.fingerprint, dataset.classes
         labels = dataset.train.labels
         held: list[Tensor] = []
+        self._places = labels.argsort(stable=True).argsort()
         for k in range(self.info.classes):
             rows = (labels == k).nonzero().flatten()
             share = validation // self.info.classes + (k < validation % self.info.classes)
@@ -147,7 +69,8 @@ class Real:
 
     def pictures(self, rows: Tensor) -> Pictures:
         """Return pictures by train row, which must be allowed rows."""
-        return Pictures(self._train.batch(rows), self._train.labels[rows], tuple(self._train.ids[int(r)] for r in rows))
+        ids = tuple(self._train.ids[int(r)] for r in rows)
+        return Pictures(self._train.batch(rows), self._train.labels[rows], ids, places=self._places[rows])
 
     def data(self) -> Data:
         """Return all allowed rows with hard labels, for training networks."""
@@ -209,8 +132,15 @@ class Select(Field, ABC):
     """Which real images may be looked at, and from which the store begins."""
 
     @abstractmethod
+    def pick(self, counts: Sequence[int], ctx: Context) -> list[Tensor]:
+        """Return train rows long[counts[k]] of each class k; a larger count extends a smaller one.
+
+        Raises: DatastillError naming the first class that has too few images.
+        """
+
     def start(self, n: int, ctx: Context) -> Tensor:
-        """Return train rows long[K, n]; a larger n extends a smaller one. Raises: DatastillError for small classes."""
+        """Return train rows long[K, n]: `pick` with n of every class."""
+        return torch.stack(self.pick([n] * ctx.info.classes, ctx))
 
 
 class Store(Field, ABC):

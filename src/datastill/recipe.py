@@ -280,6 +280,8 @@ def _places(data: dict[str, Any], way: list[str], path: str) -> list[dict[str, A
                 found += [v for v in place.values() if isinstance(v, dict)]
             elif isinstance(place.get(name), dict):
                 found.append(place[name])
+            elif "kind" in place and name not in place:  # settings of a setting, of which none was said yet
+                found.append(place.setdefault(name, {}))
             else:
                 raise DatastillError(f"--set {path}: there is no '{name}'{suggestion(name, place)}")
         if not found:

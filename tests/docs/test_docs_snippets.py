@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 import typer.main
@@ -40,8 +41,15 @@ INFOS = {
     "imagenet": DatasetInfo("imagenet", 1000, (3, 224, 224), 1_281_167, (0.5,) * 3, (0.2,) * 3),
 }
 PROFILES = {"cifar": "cifar100", "tiny-imagenet": "tiny-imagenet", "imagenet": "imagenet", "small": "digits"}
-OTHER_NAMES = {"select.order", "store.compensators", "label.logits"}  # of the page's own example; of arrays
-COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]  # a group, which click leaves untyped
+# Of the page's own example; of arrays.
+OTHER_NAMES = {"select.order", "store.compensators"} | {
+    f"label.{name}" for name in ("logits", "codes", "scale", "index", "rest", "step", "basis", "mean", "width")
+}
+COMMANDS: dict[str, Any] = {}
+for _name, _command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]  # a group, untyped
+    # A group of commands stands for its members: `proxy nas`.
+    inner = getattr(_command, "commands", None)
+    COMMANDS |= {_name: _command} if inner is None else {f"{_name} {sub}": made for sub, made in inner.items()}
 OPTIONS = {name for command in COMMANDS.values() for p in command.params for name in [*p.opts, *p.secondary_opts]}
 
 
@@ -102,9 +110,9 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     def evaluated(*arguments: Any, **options: Any) -> dict[str, Any]:
         return evaluate(*arguments, **options | {"seeds": 1, "steps": 2, "controls": ["random_soft"]})
 
-    for place in ("datastill.api.compose", "datastill.cli.compose"):
+    for place in ("datastill.api.compose", "datastill.cli.distil.compose"):
         monkeypatch.setattr(place, composed)
-    for place in ("datastill.evaluate", "datastill.cli.evaluate_set"):
+    for place in ("datastill.evaluate", "datastill.cli.measure.evaluate_set"):
         monkeypatch.setattr(place, evaluated)
     monkeypatch.setattr("datastill.measure.student.EMBEDDED", 40)
     monkeypatch.setattr(recipes, "_METHODS", dict(methods()))
@@ -151,10 +159,16 @@ def test_getting_started_runs_and_writes_what_it_says(monkeypatch, tmp_path):
 
 @pytest.mark.usefixtures("small")
 def test_items_are_rebuilt_by_hand_and_the_artifact_is_as_its_page_says(monkeypatch, tmp_path):
-    for storage in ("int8", "fp16"):
-        command(f"distill digits --out digits-10 --set store.storage={storage}")
+    packed = "--set store.codec.format=avif --set store.codec.tiles=50 --set label.codec.kind="
+    forms = {"int8": "", "fp16": "--set store.storage=fp16", "jpeg": "--set store.storage=jpeg75"}
+    for storage, options in (forms | {kind: packed + kind for kind in ("int5", "topk", "klt")}).items():
+        options = options.replace("topk", "topk --set label.codec.k=3")
+        command(f"distill digits --out digits-10 {options}")
         names = run_page("artifact.md", monkeypatch)  # compares the hash itself
         assert len(names["images"]) == names["manifest"]["items"] > 0
+        labels = datastill.DistilledDataset.load(tmp_path / "digits-10").labels.values
+        assert labels is not None
+        assert np.allclose(names["logits"], labels, atol=1e-6)
         written = {str(path.relative_to(tmp_path)) for path in (tmp_path / "digits-10").rglob("*") if path.is_file()}
         (tmp_path / "digits-10").rename(tmp_path / storage)
     assert sorted(key for row in table("artifact.md", "manifest") for key in name_of(row[0])) == sorted(
@@ -164,7 +178,8 @@ def test_items_are_rebuilt_by_hand_and_the_artifact_is_as_its_page_says(monkeypa
     listed = {
         f"digits-10/{name}" for name in re.findall(r"^  ([\w./]+\.\w+) ", blocks("artifact.md")[0].text, re.MULTILINE)
     }
-    assert written - {"digits-10/run.json"} == listed - {"digits-10/teachers/0.safetensors"}
+    second = {"digits-10/pictures/00001.avif"}  # the page lists the first alone
+    assert written - {"digits-10/run.json"} - second == listed - {"digits-10/teachers/0.safetensors"}
 
 
 @pytest.mark.usefixtures("small")
@@ -192,7 +207,9 @@ def test_the_example_select_extends_a_smaller_choice(monkeypatch):
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_parses_and_asks_for_things_that_exist(page):
     for words in commands(page):
-        params = COMMANDS[words[0]].make_context(words[0], words[1:]).params
+        width = 1 if words[0] in COMMANDS else 2
+        name = " ".join(words[:width])
+        params = COMMANDS[name].make_context(name, words[width:]).params
         if words[0] == "distill":
             check_recipe(params)
         if words[0] == "evaluate":
@@ -220,7 +237,7 @@ def check_networks(text: str) -> None:
 def test_every_command_option_setting_and_file_named_in_the_text_exists(page):
     for code in codes(page):
         if code.startswith("datastill "):
-            assert code.split()[1] in COMMANDS, code
+            assert {code.split()[1], " ".join(code.split()[1:3])} & COMMANDS.keys(), code
         for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", code):
             assert option in OPTIONS | {"--debug"}, code
         if code.endswith(".py"):
@@ -237,6 +254,7 @@ def check_change(change: str) -> None:
     """Check `room=choice`, `room.setting=value`, or a path that names a setting or a method of a protocol."""
     path, _, value = change.partition("=")
     room, _, setting = path.partition(".")
+    setting, _, inner = setting.partition(".")
     if path in OTHER_NAMES:
         return
     if room in rooms.ROOMS and not setting:
@@ -246,7 +264,8 @@ def check_change(change: str) -> None:
         assert owners or hasattr(getattr(rooms, room.capitalize()), setting), change
         if value:
             mistakes: list[str] = []
-            rooms.make_choice(room, recipes.choice(owners[0].name, **{setting: yaml.safe_load(value)}), mistakes)
+            given = {inner: yaml.safe_load(value)} if inner else yaml.safe_load(value)
+            rooms.make_choice(room, recipes.choice(owners[0].name, **{setting: given}), mistakes)
             assert not mistakes, change
     elif value:
         compose("infer", INFOS["cifar100"], changes=[change])

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from datastill.artifact import DistilledDataset
+from datastill.codecs import decode_labels, label_error
 from datastill.engine import distil
 from datastill.errors import DatastillError
 from datastill.fields import Expanded, Label, Labels
@@ -69,8 +70,26 @@ def test_labels_are_means_of_logits_not_of_probabilities() -> None:
     labels = Static().make(images(), tiny.context(given=given))
     assert labels.kind == "logits"
     assert labels.values is not None
-    assert labels.values.dtype == torch.float16
-    assert torch.equal(labels.values, torch.tensor([[5.0, 0.0]]).half().expand(12, -1))
+    assert torch.equal(labels.values, torch.tensor([[5.0, 0.0]]).expand(12, -1))
+
+
+@pytest.mark.parametrize("kind", ["fp16", "int4", "klt"])
+def test_students_get_the_labels_that_a_receiver_decodes(kind: str) -> None:
+    given: Any = {"first": Affine(0), "second": Affine(1)}
+    ctx = tiny.context(given=given, label=choice("static", codec={"kind": kind}))
+    labels, exact = ctx.fields.label.make(images(), ctx), mean_logits(images(), ctx)
+    assert labels.arrays is not None
+    assert labels.values is not None
+    assert torch.equal(labels.values, decode_labels(labels.arrays, 12, 4, labels.codec))
+    assert labels.facts == label_error(exact, labels.values)
+    assert (labels.facts["kl"]["4"] < 1e-4) == (kind == "fp16")
+    for batch in supplied(ctx.fields.label, expanded(labels), PLAIN):
+        assert torch.equal(batch.target, labels.values[batch.rows])
+
+
+def test_a_codec_that_does_not_fit_the_classes_is_refused() -> None:
+    with pytest.raises(DatastillError, match="label codec 'topk' was given k=10 for 4 classes"):
+        tiny.context(given={}, label=choice("static", codec={"kind": "topk"}))
 
 
 def test_every_network_labels_every_item_whichever_made_it() -> None:
@@ -158,9 +177,9 @@ def test_labels_are_made_after_the_seal_on_what_a_receiver_rebuilds(tmp_path: Pa
     loaded = DistilledDataset.load(tmp_path / "set")
     ctx = tiny.context(store=recipe.store, match=recipe.match)
     assert loaded.labels.values is not None
-    assert torch.equal(mean_logits(loaded.expand().images, ctx).half(), loaded.labels.values)
+    assert torch.equal(mean_logits(loaded.expand().images, ctx).half().float(), loaded.labels.values)
     naturals = loaded.content.pictures.pixels[loaded.content.items.picture]
-    assert not torch.equal(mean_logits(naturals, ctx).half(), loaded.labels.values)
+    assert not torch.equal(mean_logits(naturals, ctx).half().float(), loaded.labels.values)
 
 
 def test_a_float_rendering_is_labelled_like_its_rounded_one_but_for_the_rounding() -> None:

@@ -14,6 +14,7 @@ import torch
 from PIL import Image, JpegImagePlugin
 
 from datastill.artifact import DistilledDataset
+from datastill.codecs import PictureCodec
 from datastill.engine import distil
 from datastill.fields import Content, Context
 from datastill.recipe import choice
@@ -57,7 +58,7 @@ def test_jpeg75_keeps_every_item_as_a_file_of_quality_75_with_halved_chroma() ->
     content = with_patterns(content)
     sealed = ctx.fields.store.seal(content)
     assert not sealed.arrays
-    assert sealed.pictures.codec == "jpeg"
+    assert sealed.pictures.codec == PictureCodec(format="jpeg", quality=75, chroma="420")
     assert sealed.pictures.encoded is not None
     assert torch.equal(sealed.items.picture, torch.arange(len(content.items)))
     plain = Compensated(render="float").decode(content, torch.arange(len(content.items)))

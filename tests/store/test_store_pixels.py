@@ -79,8 +79,8 @@ def test_a_small_class_that_is_not_asked_for_more_does_not_hinder_the_others() -
 @pytest.mark.parametrize("total", range(12))
 def test_spread_differs_by_at_most_one_and_grows_class_by_class(total: int) -> None:
     ctx = tiny.context(given={})
-    counts = spread(total, 4, ctx)
+    counts = spread(total, ctx)
     assert counts.sum() == total
     assert counts.max() - counts.min() <= 1
-    assert (spread(total + 1, 4, ctx) - counts).sum() == 1
-    assert (spread(total + 1, 4, ctx) >= counts).all()
+    assert (spread(total + 1, ctx) - counts).sum() == 1
+    assert (spread(total + 1, ctx) >= counts).all()

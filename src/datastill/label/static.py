@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from datastill.codecs import LabelCodec, label_problems
 from datastill.fields import Context, Expanded, Label, Labels, register
 from datastill.networks import Network
 from datastill.recipe import DatasetInfo, Recipe, TrainRecipe, Work
+from datastill.settings import setting
 from datastill.training.predict import predict
 from datastill.training.supply import Batch, Data, supply
 
@@ -37,17 +39,19 @@ def needs_networks(label: Label, recipe: Recipe) -> list[str]:
 @register("label", "static")
 @dataclass(frozen=True, kw_only=True)
 class Static(Label):
-    """Mean logits in float16. Logits rather than probabilities, so that the temperature stays the student's choice."""
+    """Mean logits under a codec. Logits and not probabilities, so that the temperature stays the student's choice."""
+
+    codec: LabelCodec = setting(LabelCodec(), help="how logits are stored")
 
     column = "S"
 
     def check(self, recipe: Recipe, info: DatasetInfo) -> list[str]:
-        """Refuse a recipe without networks."""
-        return needs_networks(self, recipe)
+        """Refuse a recipe without networks, and a codec that does not fit the classes."""
+        return needs_networks(self, recipe) + label_problems(self.codec, info.classes)
 
     def make(self, images: Tensor, ctx: Context) -> Labels:
-        """Return float16[N, K] of un-augmented images."""
-        return Labels("logits", mean_logits(images, ctx).half())
+        """Return logits of un-augmented images, as they come back from the codec."""
+        return Labels.coded(mean_logits(images, ctx), self.codec)
 
     def supply(
         self,

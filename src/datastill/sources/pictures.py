@@ -102,7 +102,13 @@ def read_planes(data: bytes, what: str, *, channels: int, size: int | None) -> P
 
 
 def decode_picture(
-    data: bytes, what: str, *, max_pixels: int = LARGEST_AREA, formats: Sequence[str] = FORMATS
+    data: bytes,
+    what: str,
+    *,
+    max_pixels: int = LARGEST_AREA,
+    formats: Sequence[str] = FORMATS,
+    channels: int | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Planes:
     """Decode a picture to its own number of planes, the inverse of `encode_picture`.
 
@@ -114,11 +120,15 @@ def decode_picture(
         what: the picture's name, for errors.
         max_pixels: H*W above which the picture is refused before its pixels are allocated.
         formats: the only ones that are tried, as Pillow names them.
+        channels: 1 or 3 planes whatever the picture is; None takes its own number.
+        size: the height and width that the header must tell, before pixels are allocated; None takes any.
 
     Returns: uint8[1 or 3, H, W].
     Raises: PictureError, naming the picture.
     """
-    image = _load(data, what, max_pixels, formats)
+    image = _load(data, what, max_pixels, formats, size)
+    if channels is not None:
+        return _planes(_grey(image, what) if channels == 1 else _colour(image, what))
     if _kind(image) in ("grey", "grey16"):
         return _planes(_grey(image, what))
     planes = _planes(_colour(image, what))
@@ -183,9 +193,19 @@ def _open(data: bytes, what: str, max_pixels: int, formats: Sequence[str] = FORM
     return image
 
 
-def _load(data: bytes, what: str, max_pixels: int, formats: Sequence[str] = FORMATS) -> Image.Image:
+def _load(
+    data: bytes,
+    what: str,
+    max_pixels: int,
+    formats: Sequence[str] = FORMATS,
+    size: tuple[int, int] | None = None,
+) -> Image.Image:
     """Decode the first frame, turned upright; `format` and `info` stay those of the file."""
     image = _open(data, what, max_pixels, formats)
+    if size is not None and image.size != size[::-1]:
+        raise PictureError(
+            f"the picture '{what}' is {image.width}x{image.height} pixels, but {size[1]}x{size[0]} were declared."
+        )
     orientation = _left_to_us(image, _orientation(image, data))
     try:
         image.load()

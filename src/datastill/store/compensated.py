@@ -14,12 +14,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from datastill.codecs import PictureCodec
 from datastill.fields import Content, Context, Items, Pictures, Store, register
 from datastill.recipe import DatasetInfo, Recipe
 from datastill.settings import setting
-from datastill.store.naturals import natural_rows, pictures_of, spread
+from datastill.store.naturals import coded, natural_rows, picture_mistakes, pictures_of, spread
 from datastill.training.views import to_unit
 
+JPEG75 = PictureCodec(format="jpeg", quality=75, chroma="420")  # of the released code
 CHUNK = 2048  # items per decoded block, so that a large set never stands in memory as floats
 
 
@@ -98,12 +100,19 @@ class Compensated(Store):
     )
     render: Literal["uint8", "float"] = setting("uint8", help="whether items are rounded to 8 bits")
     bound: float | None = setting(None, low=0.0, high=1.0, help="largest absolute compensator, in pixel units")
+    codec: PictureCodec = setting(PictureCodec(), help="how natural images are stored")
 
     provides = frozenset({"gradients", "class-balanced sets"})
 
     def check(self, recipe: Recipe, info: DatasetInfo) -> list[str]:
-        """Refuse a recipe without networks, and an ipc that buys nothing."""
-        makers = len(recipe.networks)
+        """Refuse a recipe without networks, an ipc that buys nothing, and a codec that cannot hold the pictures."""
+        makers, found = len(recipe.networks), picture_mistakes(self.name, self.codec, info)
+        if self.storage == "jpeg75" and self.codec != PictureCodec():
+            found.append("store 'compensated' keeps every item as a JPEG with storage=jpeg75; leave its codec alone.")
+        return found + self._unaffordable(recipe, info, makers)
+
+    @staticmethod
+    def _unaffordable(recipe: Recipe, info: DatasetInfo, makers: int) -> list[str]:
         if not makers:
             return ["store 'compensated' has one compensator per network, but the table 'networks' is empty."]
         if not Budget.of(recipe.ipc, info.classes, makers).sets:
@@ -115,13 +124,17 @@ class Compensated(Store):
         return []
 
     def begin(self, ctx: Context) -> Content:
-        """Open zero compensators on N selected real images per class; items in the order (class, maker, set)."""
+        """Open zero compensators on N selected real images per class; items in the order (class, maker, set).
+
+        Images are coded here, before anything is learned on them: what is learned is what a receiver sees.
+        """
         classes, makers = ctx.info.classes, len(ctx.makers)
         budget = Budget.of(ctx.recipe.ipc, classes, makers)
         spent = min(budget.leftover, classes) if self.leftover == "natural" else 0
-        extra = spread(spent, classes, ctx)
+        extra = spread(spent, ctx)
         rows = natural_rows(extra + budget.sets, ctx)
-        pictures = pictures_of([r[: budget.sets] for r in rows] + [r[budget.sets :] for r in rows], ctx)
+        parts = [r[: budget.sets] for r in rows] + [r[budget.sets :] for r in rows]
+        pictures = coded(pictures_of(parts, ctx, self.codec), self.codec)
         items = self._items(budget, classes, makers, pictures)
         shape = (budget.compensators, *ctx.info.shape)
         arrays = {"compensators": torch.zeros(shape), "std": torch.tensor(ctx.info.std).view(1, -1, 1, 1)}
@@ -229,5 +242,5 @@ def _as_jpeg(images: Tensor, content: Content) -> Content:
         pixels.append(decoded[None] if decoded.ndim == 2 else decoded.permute(2, 0, 1))
     items = content.items
     real = [content.pictures.ids[p] if u < 0 else "" for p, u in zip(items.picture, items.unit, strict=True)]
-    pictures = Pictures(torch.stack(pixels), items.cls, tuple(real), "jpeg", tuple(files))
+    pictures = Pictures(torch.stack(pixels), items.cls, tuple(real), JPEG75, tuple(files))
     return Content(replace(items, unit=torch.full_like(items.unit, -1), picture=torch.arange(len(items))), pictures)

@@ -1,17 +1,18 @@
-"""Real images as they are: nothing learned, one picture per item."""
+"""Real images, as they are or under a codec: nothing learned, one picture per item."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from datastill.codecs import PictureCodec
 from datastill.fields import Content, Context, Items, Store, register
 from datastill.recipe import DatasetInfo, Recipe
 from datastill.settings import setting
-from datastill.store.naturals import natural_rows, pictures_of, spread
+from datastill.store.naturals import coded, natural_rows, picture_mistakes, pictures_of, spread
 from datastill.training.views import to_unit
 
 
@@ -22,21 +23,23 @@ class Pixels(Store):
 
     per_class: int | None = setting(None, low=1)
     total: int | None = setting(None, low=1)
+    codec: PictureCodec = setting(PictureCodec(), help="how pictures are stored, applied at the seal")
 
     def check(self, recipe: Recipe, info: DatasetInfo) -> list[str]:
-        """Refuse two counts at once, and fewer images than classes."""
+        """Refuse two counts at once, fewer images than classes, and a codec that cannot hold the pictures."""
+        said, found = f"store '{self.name}' was given", picture_mistakes(self.name, self.codec, info)
         if self.total is not None and self.per_class is not None:
-            return [f"store 'pixels' was given per_class={self.per_class} and total={self.total}; give one of them."]
-        if self.total is not None and self.total < info.classes:
-            return [f"store 'pixels' was given total={self.total} for {info.classes} classes; give at least one each."]
-        return []
+            found.append(f"{said} per_class={self.per_class} and total={self.total}; give one of them.")
+        elif self.total is not None and self.total < info.classes:
+            found.append(f"{said} total={self.total} for {info.classes} classes; give at least one each.")
+        return found
 
     def begin(self, ctx: Context) -> Content:
         """Take the selected real images."""
         classes = ctx.info.classes
         total = self.total if self.total is not None else (self.per_class or ctx.recipe.ipc) * classes
-        rows = natural_rows(spread(total, classes, ctx), ctx)
-        pictures = pictures_of(rows, ctx)
+        rows = natural_rows(spread(total, ctx), ctx)
+        pictures = pictures_of(rows, ctx, self.codec)
         return Content(Items.of(cls=pictures.cls, picture=torch.arange(len(pictures.cls))), pictures)
 
     def decode(self, content: Content, rows: Tensor, *, open: bool = False) -> Tensor:
@@ -44,8 +47,8 @@ class Pixels(Store):
         return to_unit(content.pictures.pixels[content.items.picture[rows]])
 
     def seal(self, content: Content) -> Content:
-        """Return the content: pictures are exact already."""
-        return content
+        """Return the content with its pictures as a receiver decodes them."""
+        return replace(content, pictures=coded(content.pictures, self.codec))
 
     def expand(self, content: Content) -> Tensor:
         """Return uint8[N, C, H, W]."""
