@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from datastill import DistilledDataset
-from datastill.cli import _command, main
+from datastill.cli import main
+from datastill.cli.common import command_line
 
 TINY = ["--teachers", "convnet(width=8),resnet10(width=8)", "--set", "networks.*.training.epochs=1",
         "--classes", "0,1,7", "--set", "match.rounds=2", "--set", "student.batch=16", "--device", "cpu"]  # fmt: skip
@@ -56,10 +57,10 @@ def test_distill_writes_a_set_that_loads_and_prints_its_budget(
 
 def test_the_recorded_command_repeats_the_run_in_any_folder(distilled: Path) -> None:
     assert (
-        _command(["distill", "digits", "--out", "x/y", "--resume", "--ipc", "4"])
+        command_line(["distill", "digits", "--out", "x/y", "--resume", "--ipc", "4"])
         == "datastill distill digits --out DIR --ipc 4"
     )
-    assert _command(["distill", "digits", "--out=x"]) == "datastill distill digits --out=DIR"
+    assert command_line(["distill", "digits", "--out=x"]) == "datastill distill digits --out=DIR"
 
 
 def test_evaluate_measures_every_control_and_goes_on_where_it_stopped(

@@ -1,4 +1,4 @@
-"""The public face in Python: load, distill, evaluate."""
+"""The public face in Python: load, distill, evaluate, compare."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from typing import Any
 from datastill.artifact import DistilledDataset
 from datastill.engine import RUN, distil
 from datastill.errors import DatastillError
+from datastill.measure.compare import CROSS, Comparison
+from datastill.measure.compare import compare as _compare
 from datastill.measure.evaluate import Plan
 from datastill.measure.evaluate import evaluate as _evaluate
+from datastill.measure.jobs import automatic_jobs
 from datastill.recipe import Recipe, compose
 from datastill.runtime.device import open_device
 from datastill.runtime.files import read_json
@@ -75,6 +78,7 @@ def evaluate(
     device: str = "auto",
     precision: str = "auto",
     compile: bool = False,
+    jobs: int | None = 1,
     reporter: Reporter | None = None,
     command: str = "",
 ) -> dict[str, Any]:
@@ -89,6 +93,8 @@ def evaluate(
         steps: optimiser steps of every student; None takes the recipe's.
         split: "test", or "validation" for choices.
         run: folder of the results; None takes a temporary one, which is removed.
+        jobs: students trained at once, each in a process of its own; from a script, more than one needs the usual
+            guard `if __name__ == "__main__"`. None takes as many as the device bears.
         device, precision, compile, reporter, command: as in `distill`.
 
     Raises: DatastillError, in sentences that say what would do.
@@ -101,7 +107,66 @@ def evaluate(
         if made.folder is None:
             made.save(Path(temporary) / "set")
         folder = Path(run) if run else Path(temporary) / "run"
-        return _evaluate(made, data, plan, run=folder, device=opened, reporter=reporter or Reporter(), command=command)
+        return _evaluate(
+            made, data, plan, run=folder, device=opened, reporter=reporter or Reporter(),
+            jobs=jobs or automatic_jobs(opened), command=command,
+        )  # fmt: skip
+
+
+def compare(
+    dataset: Dataset | str,
+    methods: Sequence[str],
+    *,
+    out: str | Path,
+    ipc: int | Sequence[int] = 10,
+    students: Sequence[str] = CROSS,
+    seeds: int = 3,
+    steps: int | None = None,
+    controls: bool = True,
+    scores: bool = False,
+    split: str = "test",
+    changes: Iterable[str] = (),
+    teachers: str | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    compile: bool = False,
+    jobs: int | None = 1,
+    reporter: Reporter | None = None,
+    command: str = "",
+    source: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Distil with several methods, and measure every set and control under one protocol.
+
+    Args:
+        dataset: from `datastill.load`, or a source that it takes.
+        methods: their names; random real images always stand beside them.
+        out: folder of the run: sets, students, results.json. The same call goes on where it stopped.
+        ipc: images per class, one number or several.
+        students: networks, NAME or NAME(setting=value); by default one of each kind.
+        seeds: students per arm and network; 3 or more for a claim.
+        steps: optimiser steps of every student; None takes the most that one of the methods asks for.
+        controls: whether each method's own controls are run too.
+        scores: whether to run what the robust scores need: the whole real set, and students without augmentation.
+        split: "test", or "validation" for choices (with changes=["validation=COUNT"]).
+        changes: `path=value` texts for every method, as `--set` takes them, or `METHOD:path=value` for one of them.
+        teachers: the table of networks of every method, as `--teachers` takes it.
+        device, precision, compile, jobs, reporter, command: as in `evaluate`.
+        source: recorded, as in `distill`.
+
+    Returns: the results as plain data; what had to be left out is in its "failures", a sentence each.
+    Raises: DatastillError, in sentences that say what would do.
+    """
+    data = load(dataset) if isinstance(dataset, str) else dataset
+    opened = open_device(device, precision, compile=compile)
+    asked = Comparison(
+        methods=tuple(methods), ipcs=(ipc,) if isinstance(ipc, int) else tuple(ipc), students=tuple(students),
+        seeds=seeds, steps=steps, controls=controls, scores=scores, split=split, changes=tuple(changes),
+        networks=teachers,
+    )  # fmt: skip
+    return _compare(
+        data, asked, out=Path(out), device=opened, reporter=reporter or Reporter(),
+        jobs=jobs or automatic_jobs(opened), command=command, source=source,
+    )  # fmt: skip
 
 
 def load_again(distilled: DistilledDataset, moved: str | None = None) -> Dataset:

@@ -17,7 +17,8 @@ from datastill.errors import DatastillError
 from datastill.fields import Real
 from datastill.measure import evaluate as measured
 from datastill.measure import student as students
-from datastill.measure.evaluate import Plan, evaluate, measure_teachers, verdict
+from datastill.measure.evaluate import Plan, evaluate, verdict
+from datastill.measure.teachers import measure_teachers
 from datastill.recipe import choice, method
 from datastill.runtime.progress import Reporter
 from datastill.sources import Dataset
@@ -105,13 +106,13 @@ def test_nothing_is_trained_or_made_twice(
     found: dict[str, Any], own: DistilledDataset, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[int] = []
-    plain = vars(measured)["run_student"]
+    plain = vars(students)["run_student"]
 
     def counted(*args: Any, **options: Any) -> Any:
         made.append(args[4])
         return plain(*args, **options)
 
-    monkeypatch.setattr(measured, "run_student", counted)
+    monkeypatch.setattr(students, "run_student", counted)
     few = [name for name in NAMES if not name.startswith("equal_bytes")]  # these weigh sets anew to find their size
     again = results(own, run, controls=few)
     assert made == []
@@ -174,13 +175,13 @@ def test_choices_are_made_on_held_out_rows_and_never_on_test(tmp_path: Path, mon
     )
     own = distil(blank, tiny.recipe(validation=8), device=tiny.device(), reporter=Reporter(), out=tmp_path / "set")
     seen: list[torch.Tensor] = []
-    plain: Callable[..., Any] = vars(measured)["run_student"]
+    plain: Callable[..., Any] = vars(students)["run_student"]
 
     def watched(distilled: Any, expanded: Any, testing: students.Testing, *args: Any, **options: Any) -> Any:
         seen.append(testing.images)
         return plain(distilled, expanded, testing, *args, **options)
 
-    monkeypatch.setattr(measured, "run_student", watched)
+    monkeypatch.setattr(students, "run_student", watched)
     found = results(own, tmp_path / "run", blank, seeds=1, controls=["random_soft"], split="validation", steps=2)
     held = Real(data, 8).held_out
     assert len(seen) == 2

@@ -36,7 +36,7 @@ def on_test() -> measured.Testing:
 
 def ran(own: DistilledDataset, path: Path, *, steps: int = 6, seed: int = 0, embed: bool = False) -> dict[str, Any]:
     return run_student(
-        own, own.expand(), on_test(), STUDENT, seed, steps=steps, device=tiny.device(), reporter=Reporter(), path=path,
+        own, own.expand(), on_test(), STUDENT, seed, recipe=own.recipe.student, steps=steps, device=tiny.device(), reporter=Reporter(), path=path,
         label="student", embed=embed,
     )  # fmt: skip
 
@@ -134,9 +134,9 @@ def test_the_same_seed_gives_the_same_student_and_another_seed_another(own: Dist
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_student_starts_from_the_initialisation_of_its_seed(own: DistilledDataset, seed: int, tmp_path: Path) -> None:
-    still = replace(own, recipe=replace(own.recipe, student=replace(tiny.STUDENT, lr=0.0, weight_decay=0.0)))
+    still = replace(tiny.STUDENT, lr=0.0, weight_decay=0.0)
     network, _ = train_student(
-        still, own.expand(), STUDENT, seed, steps=1, device=tiny.device(), reporter=Reporter(),
+        own, own.expand(), STUDENT, seed, recipe=still, steps=1, device=tiny.device(), reporter=Reporter(),
         checkpoint=tmp_path / "student.safetensors", label="student",
     )  # fmt: skip
     space = Space(own.info.mean, own.info.std)
@@ -176,7 +176,7 @@ def test_the_test_images_are_looked_at_only_after_the_last_step(
     monkeypatch.setattr(measured, "predict", predicting)
     monkeypatch.setattr(measured, "run_training", learning)
     found = run_student(
-        own, own.expand(), test, STUDENT, 0, steps=6, device=tiny.device(), reporter=Reporter(),
+        own, own.expand(), test, STUDENT, 0, recipe=own.recipe.student, steps=6, device=tiny.device(), reporter=Reporter(),
         path=tmp_path / "student.json", label="student", embed=False,
     )  # fmt: skip
     assert events == ["trained", "test"]
@@ -198,7 +198,7 @@ def test_the_embedding_holds_a_spot_per_test_image(own: DistilledDataset, tmp_pa
 
 def test_a_trained_student_is_returned_with_its_counts(own: DistilledDataset, tmp_path: Path) -> None:
     network, counts = train_student(
-        own, own.expand(), STUDENT, 0, steps=5, device=tiny.device(), reporter=Reporter(),
+        own, own.expand(), STUDENT, 0, recipe=own.recipe.student, steps=5, device=tiny.device(), reporter=Reporter(),
         checkpoint=tmp_path / "student.safetensors", label="student",
     )  # fmt: skip
     assert network.settings == {"width": 8}

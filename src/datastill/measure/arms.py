@@ -8,30 +8,64 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from datastill.artifact import MANIFEST, DistilledDataset
+from datastill.artifact import MANIFEST, DistilledDataset, tensor_sha256
 from datastill.engine import distil, label_content, make_context
 from datastill.fields import Context
 from datastill.label import Dynamic
-from datastill.recipe import Control, Recipe, choice, method
+from datastill.recipe import Control, Recipe, TrainRecipe, choice, method
 from datastill.runtime.device import Device
 from datastill.runtime.files import digest_of, read_json, write_json
 from datastill.runtime.progress import Reporter
+from datastill.settings import chosen
 from datastill.sources import Dataset
+
+HARD = {"label": choice("hard")}
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One set that students are trained on; `scale` multiplies the optimiser steps of the comparison."""
+    """One set that students are trained on; `scale` multiplies the optimiser steps of the comparison.
+
+    role: "method" (as distilled), "hard" (its images with hard labels), "whole" (the real training set), "plain"
+    (students without augmentation), or "control".
+    student: how its students are trained; None for the set's own recipe.
+    """
 
     name: str
     says: str
     distilled: DistilledDataset
     scale: float = 1.0
+    role: str = "control"
+    student: TrainRecipe | None = None
 
     @property
     def column(self) -> str:
         """H, S or D."""
         return self.distilled.fields.label.column
+
+    @property
+    def training(self) -> TrainRecipe:
+        """How its students are trained."""
+        return self.student or self.distilled.recipe.student
+
+    @property
+    def random(self) -> bool:
+        """Whether it is random real images at the nominal number per class: what others of its column stand beside."""
+        recipe = self.distilled.recipe
+        nominal = recipe.store.kind == "pixels" and not recipe.store.settings
+        plain = (recipe.select.kind, recipe.match.kind) == ("random", "none")
+        return nominal and plain and self.scale == 1.0 and self.role not in ("whole", "plain")
+
+    @property
+    def key(self) -> str:
+        """The hash of all that a student meets here: pixels, classes, labels, and how it is trained."""
+        made, recipe = self.distilled, self.distilled.recipe
+        values = made.labels.values
+        told = [tensor_sha256(made.content.items.cls), made.labels.kind]
+        told += [] if values is None else [tensor_sha256(values.float())]
+        told += [file["sha256"] for name, file in made.facts["files"].items() if name.startswith("teachers/")]
+        space = [list(made.info.mean), list(made.info.std)]
+        return digest_of([made.facts["expanded"], told, recipe.label.plain(), chosen(self.training), space])
 
 
 class ArmMaker:
@@ -48,7 +82,19 @@ class ArmMaker:
     def own(self) -> Arm:
         """Return the method's own set."""
         found = method(self.distilled.recipe.method)
-        return Arm(self.distilled.recipe.method, f"{found.title}, as distilled", self.distilled)
+        return Arm(self.distilled.recipe.method, f"{found.title}, as distilled", self.distilled, role="method")
+
+    def hard(self) -> Arm:
+        """Return the method's images with hard labels: where the quality of images shows."""
+        return self.relabelled(f"{self.distilled.recipe.method}_hard", "its images with hard labels", HARD, role="hard")
+
+    def relabelled(self, name: str, says: str, patch: Mapping[str, Any], *, role: str = "control") -> Arm:
+        """Return the method's images under a patch of the field `label`."""
+        return Arm(name, says, self._relabelled(name, patch), role=role)
+
+    def patched(self, name: str, says: str, patch: Mapping[str, Any]) -> Arm:
+        """Return the arm of the method's recipe under a patch."""
+        return Arm(name, says, self._distilled(name, self.distilled.recipe.patched(patch)))
 
     def make(self, control: Control) -> Arm | None:
         """Return a control's arm, or None where the control has no meaning for this set."""
@@ -69,8 +115,9 @@ class ArmMaker:
         if control.needs == "bytes":
             patch["store"] = choice("pixels", total=self._filled(recipe.patched(patch), control.name))
         if set(patch) <= {"label", "student"}:
-            return Arm(control.name, control.says, self._relabelled(control.name, patch))
-        return Arm(control.name, control.says, self._distilled(control.name, recipe.patched(patch)))
+            role = "hard" if patch == HARD else "control"
+            return self.relabelled(control.name, control.says, patch, role=role)
+        return self.patched(control.name, control.says, patch)
 
     def _distilled(self, name: str, recipe: Recipe) -> DistilledDataset:
         return distil(

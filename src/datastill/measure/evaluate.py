@@ -11,20 +11,28 @@ from typing import Any
 from datastill.artifact import DistilledDataset
 from datastill.engine import RUN
 from datastill.errors import DatastillError, unknown
-from datastill.fields import Real
-from datastill.measure.arms import Arm, ArmMaker
+from datastill.measure.arms import ArmMaker
+from datastill.measure.rows import (
+    SCHEMA,
+    Bench,
+    make_row,
+    paired,
+    put_against_random,
+    scored_on,
+    train_students,
+    trained,
+)
 from datastill.measure.stats import Difference, Summary, verdict_sentence
-from datastill.measure.student import Testing, run_student, student_steps
+from datastill.measure.student import student_steps
+from datastill.measure.teachers import Teachers
 from datastill.networks import sketch
 from datastill.recipe import Paper, method, read_networks
 from datastill.runtime.cache import locked
 from datastill.runtime.device import Device, memory_peak_bytes
-from datastill.runtime.files import digest_of, read_json, write_json
+from datastill.runtime.files import read_json, write_json
 from datastill.runtime.progress import Reporter
 from datastill.runtime.versions import versions
 from datastill.sources import Dataset
-from datastill.training.bank import Bank, Training
-from datastill.training.predict import accuracy, predict
 
 RESULTS = "results.json"
 NEAREST_CONTROL = "random_soft"
@@ -83,6 +91,7 @@ def evaluate(
     run: Path,
     device: Device,
     reporter: Reporter,
+    jobs: int = 1,
     command: str = "",
 ) -> dict[str, Any]:
     """Measure a saved distilled set beside its controls.
@@ -93,6 +102,7 @@ def evaluate(
         plan: what to measure.
         run: folder of results; students that are already there are not trained again.
         device, reporter: where, and who is told.
+        jobs: how many students are trained at once.
         command: recorded.
 
     Returns: the results, as `results.json` in `run` holds them.
@@ -102,121 +112,35 @@ def evaluate(
         raise DatastillError(
             f"'{dataset.name}' is not the data set that '{distilled.folder}' was distilled from: its contents differ."
         )
-    testing = _testing(distilled, dataset, plan.split)
-    steps = student_steps(distilled.recipe.student, len(distilled), plan.steps)
+    recipe = distilled.recipe
+    testing = scored_on(dataset, plan.split, recipe.validation, recipe.seed)
+    steps = student_steps(recipe.student, len(distilled), plan.steps)
     with locked(run / "run"):
         maker = ArmMaker(distilled, dataset, device, reporter, run / "arms")
-        known = {c.name: c for c in method(distilled.recipe.method).controls}
+        known = {c.name: c for c in method(recipe.method).controls}
         made = [maker.own(), *(maker.make(known[name]) for name in plan.controls)]
         arms = [arm for arm in made if arm is not None]
-        teachers = measure_teachers(distilled, dataset, testing, device, reporter)
-        rows = []
+        answering = Teachers(dataset, testing, device, reporter)
+        teachers = answering.facts(recipe)
+        bench = Bench(testing, run, device, reporter, jobs)
+        files = train_students(arms, plan.students, plan.seeds, steps, bench, embed=arms[0])
+        rows: list[dict[str, Any]] = []
         for student in plan.students:
             for arm in arms:
-                rows.append(_row(arm, student, plan, testing, steps, run, device, reporter, embed=arm is arms[0]))
-            _compare(rows, student, plan)
+                there = trained(files, arm, student, plan.seeds)
+                rows.append(make_row(arm, student, there, steps, plan.split, answering))
+            _compare(rows, student)
+        put_against_random(rows)
         results = _results(distilled, dataset, plan, rows, teachers, device, command)
         write_json(run / RESULTS, results)
     return results
 
 
-def _row(
-    arm: Arm,
-    student: str,
-    plan: Plan,
-    testing: Testing,
-    steps: int,
-    run: Path,
-    device: Device,
-    reporter: Reporter,
-    *,
-    embed: bool,
-) -> dict[str, Any]:
-    """Train an arm's students, one per seed, and return what is known of them."""
-    expanded, own_steps = arm.distilled.expand(), max(1, round(steps * arm.scale))
-    found = []
-    for seed in range(plan.seeds):
-        key = digest_of([arm.distilled.recipe.plain(), arm.distilled.facts["expanded"], student, seed, own_steps,
-                         plan.split, device.precision, versions()["torch"]])  # fmt: skip
-        path = run / "students" / f"{key}.json"
-        if not path.exists():
-            run_student(
-                arm.distilled, expanded, testing, student, seed, steps=own_steps, device=device, reporter=reporter,
-                path=path, label=f"{arm.name}: {student}, seed {seed}", embed=embed and seed == 0,
-            )  # fmt: skip
-        found.append(read_json(path))
-    top1 = Summary.of([f["top1"] for f in found])
-    return {
-        "arm": arm.name,
-        "says": arm.says,
-        "student": student,
-        "column": arm.column,
-        "split": plan.split,
-        "epoch": "last",
-        "items": len(arm.distilled),
-        "pictures": len(arm.distilled.content.pictures.cls),
-        "steps": own_steps,
-        "batch": found[0]["batch"],
-        "bytes": arm.distilled.ledger(),
-        "seeds": list(range(plan.seeds)),
-        "top1": {"per_seed": list(top1.per_seed), "mean": top1.mean, "std": top1.std, "n": top1.n},
-        "per_class": [_mean(v) for v in zip(*(f["per_class"] for f in found), strict=True)],
-        "seconds": [f["seconds"] for f in found],
-        "losses": found[0]["losses"],
-        "item_accuracy": found[0]["item_accuracy"],
-        "embedding": found[0].get("embedding"),
-    }
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [v for v in values if v is not None]
-    return sum(known) / len(known) if known else None
-
-
-def _compare(rows: list[dict[str, Any]], student: str, plan: Plan) -> None:
+def _compare(rows: list[dict[str, Any]], student: str) -> None:
     """Put beside each control how far the method is from it."""
     mine = [r for r in rows if r["student"] == student]
     for row in mine[1:]:
-        gap = Difference.of(mine[0]["top1"]["per_seed"], row["top1"]["per_seed"])
-        row["method_minus_this"] = {"mean": gap.mean, "t": gap.t, "p": gap.p, "n": gap.n, "verdict": gap.verdict}
-
-
-def _testing(distilled: DistilledDataset, dataset: Dataset, split: str) -> Testing:
-    if split == "test":
-        return Testing(dataset.test.pixels, dataset.test.labels, split)
-    rows = Real(dataset, distilled.recipe.validation, distilled.recipe.seed).held_out
-    return Testing(dataset.train.batch(rows), dataset.train.labels[rows], split)
-
-
-def measure_teachers(
-    distilled: DistilledDataset, dataset: Dataset, testing: Testing, device: Device, reporter: Reporter
-) -> dict[str, Any]:
-    """Return each network's own accuracy and bytes, and the accuracy of their mean logits ("ship the teacher")."""
-    recipe = distilled.recipe
-    bank, real = Bank(device, reporter), Real(dataset, recipe.validation, recipe.seed)
-    found: dict[str, Any] = {}
-    total = None
-    for name, made in recipe.networks.items():
-        training = Training(name, made, dataset.info, real.key, device.precision)
-        network = bank.get(training, real.data)
-        logits = predict(network, testing.images, device=device.torch)
-        total = logits if total is None else total + logits
-        record = bank.record(training)
-        found[name] = {
-            "arch": made.arch,
-            "top1": accuracy(logits, testing.labels),
-            "bytes": record["bytes"],
-            "steps": record["steps"],
-            "seconds": record["seconds"],
-            "losses": record["losses"],
-        }
-    if total is not None:
-        found["mean of logits"] = {
-            "arch": "ensemble",
-            "top1": accuracy(total, testing.labels),
-            "bytes": sum(f["bytes"] for f in found.values()),
-        }
-    return found
+        row["method_minus_this"] = paired(mine[0], row)
 
 
 def _results(
@@ -232,6 +156,8 @@ def _results(
     assert folder is not None, "a set without a folder has no ledger, which is asked for first"
     timed = folder / RUN
     return {
+        "kind": "evaluation",
+        "schema": SCHEMA,
         "source": distilled.facts["source"],
         "classes": list(distilled.classes),
         "method": recipe.method,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datastill.artifact import DistilledDataset
+from datastill.artifact import MANIFEST, DistilledDataset
 from datastill.fields import Expanded
 from datastill.networks import Network, Space, create_network
 from datastill.recipe import TrainRecipe, read_networks
 from datastill.runtime.device import Device
-from datastill.runtime.files import read_json, write_json
+from datastill.runtime.files import read_json, sha256_file, write_json
 from datastill.runtime.progress import Reporter
 from datastill.training.bank import run_training
 from datastill.training.loop import Learner
@@ -28,11 +29,15 @@ EMBEDDED = 800  # test images whose features are drawn
 
 @dataclass(frozen=True)
 class Testing:
-    """The images that students are scored on, and what they are: "test", or "validation" (held-out training rows)."""
+    """The images that students are scored on, and what they are: "test", or "validation" (held-out training rows).
+
+    key: hash of the very images, part of the address of a student's result.
+    """
 
     images: Tensor
     labels: Tensor
     split: str
+    key: str = ""
 
 
 def train_student(
@@ -41,6 +46,7 @@ def train_student(
     student: str,
     seed: int,
     *,
+    recipe: TrainRecipe,
     steps: int,
     device: Device,
     reporter: Reporter,
@@ -50,15 +56,16 @@ def train_student(
     """Train one student; returns it with its curves and counts.
 
     Args:
-        distilled: gives the recipe, the labels and, where labels are dynamic, the teachers.
+        distilled: gives the labels and, where labels are dynamic, the teachers.
         expanded: its items.
         student: NAME or NAME(setting=value).
         seed: of initialisation, order and views.
+        recipe: how it is trained, but for the number of steps.
         steps: optimiser steps, exactly.
         device, reporter, checkpoint, label: as in `run_training`.
     """
     ((arch, settings),) = read_networks(student).values()
-    info, recipe = distilled.info, distilled.recipe.student
+    info = distilled.info
     network = create_network(
         arch, classes=info.classes, shape=info.shape, space=Space(info.mean, info.std), seed=seed, **settings
     )
@@ -108,6 +115,7 @@ def run_student(
     student: str,
     seed: int,
     *,
+    recipe: TrainRecipe,
     steps: int,
     device: Device,
     reporter: Reporter,
@@ -119,13 +127,42 @@ def run_student(
     checkpoint = path.with_suffix(".checkpoint.safetensors")
     network, counts = train_student(
         distilled, expanded, student, seed,
-        steps=steps, device=device, reporter=reporter, checkpoint=checkpoint, label=label,
+        recipe=recipe, steps=steps, device=device, reporter=reporter, checkpoint=checkpoint, label=label,
     )  # fmt: skip
     result = counts | score(network, testing, device, embed=embed)
     write_json(path, result)
     checkpoint.unlink(missing_ok=True)
     checkpoint.with_suffix(".curve.json").unlink(missing_ok=True)
     return result
+
+
+@dataclass(frozen=True)
+class StudentTask:
+    """One student as a task of its own: `folder` holds the saved set, `path` will hold the result."""
+
+    folder: Path
+    student: str
+    seed: int
+    recipe: TrainRecipe
+    steps: int
+    path: Path
+    label: str
+    embed: bool = False
+
+    def run(self, shared: Testing, device: Device, reporter: Reporter) -> None:
+        """Train and score the student on the images that all tasks share."""
+        distilled, expanded = _opened(self.folder, sha256_file(self.folder / MANIFEST))
+        run_student(
+            distilled, expanded, shared, self.student, self.seed, recipe=self.recipe, steps=self.steps, device=device,
+            reporter=reporter, path=self.path, label=self.label, embed=self.embed,
+        )  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def _opened(folder: Path, manifest: str) -> tuple[DistilledDataset, Expanded]:
+    """Return a set and its items; tasks of one set follow each other. manifest: its hash, so that none is stale."""
+    distilled = DistilledDataset.load(folder)
+    return distilled, distilled.expand()
 
 
 def student_steps(recipe: TrainRecipe, items: int, steps: int | None) -> int:

@@ -1,0 +1,92 @@
+"""Commands that make a distilled set."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from datastill.api import distill as distill_set
+from datastill.cli.common import (
+    Changes,
+    Classes,
+    Compile,
+    Device,
+    Precision,
+    Size,
+    SkipBad,
+    Teachers,
+    app,
+    command_line,
+    console,
+    describe,
+    introduce,
+    listed,
+)
+from datastill.errors import DatastillError
+from datastill.fields import resolve
+from datastill.recipe import Recipe, compose
+from datastill.runtime.progress import Terminal
+from datastill.sources import Dataset, load
+
+
+@app.command()
+def distill(
+    source: Annotated[str, typer.Argument(help="A name, a folder of class folders, a Parquet file, hf:OWNER/NAME.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    method: Annotated[str | None, typer.Option(help="See `datastill methods`; default infer.")] = None,
+    ipc: Annotated[int | None, typer.Option(help="Nominal images per class; default 10.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="A recipe file (YAML) instead of --method.")] = None,
+    set_: Changes = None,
+    teachers: Teachers = None,
+    classes: Classes = None,
+    size: Size = None,
+    skip_bad: SkipBad = False,
+    seed: Annotated[int | None, typer.Option(help="Of everything random; default 0.")] = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    compile_: Compile = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run in the folder.")] = False,
+    show_recipe: Annotated[bool, typer.Option("--show-recipe", help="Print the whole recipe, and stop.")] = False,
+) -> None:
+    """Distil SOURCE into a folder.
+
+    Example: datastill distill digits --ipc 10 --out small --set match.rounds=50
+    """
+    chosen = listed(classes) if classes else None
+    data = load(source, classes=chosen, size=size, skip_bad=skip_bad)
+    made = _recipe(data, method, recipe, {"ipc": ipc, "seed": seed}, set_ or [], teachers)
+    resolve(made, data.info)
+    if show_recipe:
+        console.print(made.to_yaml(), highlight=False, soft_wrap=True)
+        return
+    introduce(data, made)
+    asked = {"asked": source, "classes": list(chosen or []), "size": size, "skip_bad": skip_bad}
+    distilled = distill_set(
+        data, made, out=out, resume=resume, device=device, precision=precision, compile=compile_,
+        reporter=Terminal(console),
+        command=command_line(), source=asked,
+    )  # fmt: skip
+    describe(distilled)
+    console.print(f"Written to {out}. Next: datastill evaluate {shlex.quote(str(out))}", soft_wrap=True)
+
+
+def _recipe(
+    data: Dataset,
+    method: str | None,
+    file: Path | None,
+    numbers: dict[str, int | None],
+    changes: Sequence[str],
+    teachers: str | None,
+) -> Recipe:
+    """Compose a recipe: a preset or a file, then its numbers and changes, its networks, and changes of these."""
+    if file and method:
+        raise DatastillError("--recipe and --method were both given; a recipe file names its method itself.")
+    given = [f"{name}={value}" for name, value in numbers.items() if value is not None]
+    of_networks = [c for c in changes if c.startswith("networks.")]
+    others = given + [c for c in changes if c not in of_networks]
+    made = Recipe.from_yaml(file).changed(others) if file else compose(method or "infer", data.info, changes=others)
+    return (made.with_networks(teachers) if teachers else made).changed(of_networks)

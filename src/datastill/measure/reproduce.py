@@ -1,0 +1,278 @@
+"""A paper's number beside ours: the preset under its paper's own protocol and under the common one."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from datastill.errors import DatastillError, suggestion
+from datastill.fields import Real, resolve
+from datastill.measure.arms import ArmMaker
+from datastill.measure.compare import RANDOM
+from datastill.measure.evaluate import RESULTS
+from datastill.measure.rows import (
+    SCHEMA,
+    Bench,
+    make_row,
+    put_against_random,
+    run_facts,
+    scored_on,
+    train_students,
+    trained,
+)
+from datastill.measure.sets import made_set
+from datastill.measure.teachers import Teachers
+from datastill.networks import Space, create_network
+from datastill.recipe import Paper, Recipe, TrainRecipe, Work, compose, method, read_networks
+from datastill.runtime.cache import locked
+from datastill.runtime.device import Device
+from datastill.runtime.files import write_json
+from datastill.runtime.progress import Reporter
+from datastill.settings import plain
+from datastill.sources import Dataset
+from datastill.training.bank import Bank, Training
+from datastill.training.loop import Learner, train
+from datastill.training.supply import supply
+
+TIMED_STEPS = 3
+PAPERS, COMMON = "the paper's protocol", "the common protocol"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproduction:
+    """What is asked for. ipc, student: of the paper's number; None for the first that it prints for the data set.
+    limit: seconds that the whole run may cost. scale: share of the steps and rounds, 1 for all of them."""
+
+    method: str
+    ipc: int | None = None
+    student: str | None = None
+    seeds: int = 3
+    limit: float = 7200.0
+    scale: float = 1.0
+    changes: tuple[str, ...] = ()
+    networks: str | None = None
+
+    def paper(self, dataset: Dataset) -> Paper:
+        """Return the number that is reproduced. Raises: DatastillError where the paper has none for this."""
+        known = [p for p in method(self.method).paper if p.source == dataset.name]
+        wanted = [p for p in known if self.ipc in (None, p.ipc) and self.student in (None, p.student)]
+        if wanted:
+            return wanted[0]
+        if known:
+            cells = ", ".join(f"--ipc {p.ipc} --student {p.student}" for p in known)
+            raise DatastillError(
+                f"the paper of '{self.method}' has no such number for '{dataset.name}'; it has those of {cells}."
+            )
+        sources = sorted({p.source for p in method(self.method).paper})
+        if not sources:
+            raise DatastillError(f"no number of a paper is on record for method '{self.method}'.")
+        raise DatastillError(
+            f"the paper of '{self.method}' has no number for '{dataset.name}'{suggestion(dataset.name, sources)}"
+        )
+
+
+def scaled(recipe: Recipe, scale: float) -> Recipe:
+    """Return the recipe with `scale` times the epochs of its networks and students and the rounds of its match."""
+    if scale == 1.0:
+        return recipe
+
+    def fewer(training: TrainRecipe) -> TrainRecipe:
+        steps = None if training.steps is None else max(1, round(training.steps * scale))
+        return replace(training, epochs=max(1, round(training.epochs * scale)), steps=steps)
+
+    settings = dict(recipe.match.settings)
+    if "rounds" in settings:
+        settings["rounds"] = max(1, round(settings["rounds"] * scale))
+    networks = {name: replace(made, training=fewer(made.training)) for name, made in recipe.networks.items()}
+    return replace(
+        recipe, networks=networks, student=fewer(recipe.student), match=replace(recipe.match, settings=settings)
+    )
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run would take here, in seconds by phase; measured on a few steps of each training, and extended."""
+
+    phases: Mapping[str, float]
+
+    @property
+    def total(self) -> float:
+        """Seconds in all."""
+        return sum(self.phases.values())
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {_told(seconds)}" for name, seconds in self.phases.items())
+
+
+def _told(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def estimate(dataset: Dataset, recipe: Recipe, student: str, seeds: int, device: Device) -> Cost:
+    """Return what a run of the recipe and its students would cost on this device.
+
+    Networks that the cache holds cost nothing. A round of a match on a network is taken as two thirds of a training
+    step of that network on as many images: weights that are not trained have no gradient.
+    """
+    real, info = Real(dataset, recipe.validation, recipe.seed), dataset.info
+    bank = Bank(device, Reporter())
+    items = recipe.ipc * info.classes * (len(recipe.networks) + 1)
+    phases: dict[str, float] = {}
+    rounds = recipe.match.settings.get("rounds", 0)
+    for name, made in recipe.networks.items():
+        training = Training(name, made, info, real.key, device.precision)
+        step = _step_seconds(dataset, made.arch, made.settings, made.training, device)
+        if not (bank.folder(training) / "record.json").exists():
+            phases[f"train {name}"] = step * made.training.work(len(real.rows)).steps
+        images = rounds * recipe.ipc * info.classes
+        phases[f"match on {name}"] = step * 2 / 3 * images / made.training.batch
+    ((arch, settings),) = read_networks(student).values()
+    step = _step_seconds(dataset, arch, settings, recipe.student, device)
+    phases[f"{2 * seeds} students"] = 2 * seeds * step * recipe.student.work(items).steps
+    return Cost(phases)
+
+
+def _step_seconds(
+    dataset: Dataset, arch: str, settings: Mapping[str, Any], recipe: TrainRecipe, device: Device
+) -> float:
+    """Return the seconds of one training step: the least of a few, after one to warm up."""
+    info = dataset.info
+    network = create_network(
+        arch, classes=info.classes, shape=info.shape, space=Space(info.mean, info.std), seed=0, **settings
+    )
+    work = Work(recipe.batch, recipe.batch, 1, TIMED_STEPS + 1)
+    learner = Learner(network, recipe, work, 0, device)
+    rows = torch.arange(min(recipe.batch, len(dataset.train))).repeat(-(-recipe.batch // len(dataset.train)))
+    data = Real(dataset).data()
+    data = replace(
+        data, images=data.images[rows], classes=data.classes[rows],
+        targets=None if data.targets is None else data.targets[rows],
+    ).to(device.torch)  # fmt: skip
+    times, last = [], time.perf_counter()
+    for _ in train(learner, supply(data, work, recipe, 0)):
+        if device.torch.type == "cuda":
+            torch.cuda.synchronize(device.torch)
+        times.append(time.perf_counter() - last)
+        last = time.perf_counter()
+    return min(times[1:])
+
+
+def reproduce(
+    dataset: Dataset,
+    asked: Reproduction,
+    *,
+    out: Path,
+    device: Device,
+    reporter: Reporter,
+    jobs: int = 1,
+    command: str = "",
+    source: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Run a preset as its paper does, and put the paper's number, ours and the control side by side.
+
+    Args:
+        dataset: the real set.
+        asked: which number, how many seeds, and how much it may cost.
+        out: folder of the run; the same call goes on where it stopped.
+        device, reporter, jobs, command, source: as in `compare`.
+
+    Returns: the results, as `results.json` in `out` holds them: rows under the paper's own protocol and under the
+        common one (the student recipe of `random`, as many steps), with random real images beside them, and
+        "reproduction": the paper's number, ours, the difference, and that in standard errors.
+    Raises: DatastillError where the paper has no such number, or where the run would cost more than `limit`.
+    """
+    paper = asked.paper(dataset)
+    student = asked.student or paper.student
+    recipe = scaled(_recipe(asked, asked.method, dataset, paper.ipc), asked.scale)
+    resolve(recipe, dataset.info)
+    cost = estimate(dataset, recipe, student, asked.seeds, device)
+    if cost.total > asked.limit:
+        share = asked.limit / cost.total
+        raise DatastillError(
+            f"this would take about {_told(cost.total)} on this device ({cost}), more than the {_told(asked.limit)} "
+            f"that --limit allows; raise --limit, or run a part of it with --scale {max(share, 0.0001):.2g} (its rows "
+            "are named after the scale)."
+        )
+    common = scaled(_recipe(asked, "random", dataset, paper.ipc), asked.scale).student
+    testing = scored_on(dataset, "test", recipe.validation, recipe.seed)
+    bench, teachers = Bench(testing, out, device, reporter, jobs), Teachers(dataset, testing, device, reporter)
+    facts = dict(source or {"asked": dataset.origin})
+    with locked(out / "run"):
+        distilled = made_set(
+            dataset, recipe, out / "set", device=device, reporter=reporter, source=facts, command=command
+        )
+        maker = ArmMaker(distilled, dataset, device, reporter, out / "arms")
+        beside = maker.patched("random", "random real images, same labels", RANDOM)
+        steps, rows = recipe.student.work(len(distilled)).steps, []
+        tail = "" if asked.scale == 1.0 else f", scaled to {asked.scale:g}"
+        for protocol, training in ((PAPERS, recipe.student), (COMMON, common)):
+            arms = [replace(arm, name=f"{arm.name}, {protocol}{tail}", student=training)
+                    for arm in (maker.own(), beside)]  # fmt: skip
+            files = train_students(arms, [student], asked.seeds, steps, bench)
+            made = [make_row(arm, student, trained(files, arm, student, asked.seeds), steps, "test", teachers)
+                    for arm in arms]  # fmt: skip
+            put_against_random(made)
+            rows += made
+        results = {
+            "kind": "comparison",
+            "schema": SCHEMA,
+            "protocol": {
+                "student": plain(recipe.student), "steps": steps, "batch": recipe.student.batch,
+                "seeds": list(range(asked.seeds)), "split": "test", "epoch": "last",
+            },
+            "chosen_on": None,
+            "rows": rows,
+            "scores": [],
+            "failures": [],
+            "teachers": teachers.facts(recipe),
+            "paper": [{"method": asked.method, "cite": method(asked.method).cite} | vars(paper)] if not tail else [],
+            "reproduction": _beside(paper, rows, asked.scale),
+            "estimate": dict(cost.phases),
+        } | run_facts(dataset, facts, bench, command)  # fmt: skip
+        write_json(out / RESULTS, results)
+    return results
+
+
+def _recipe(asked: Reproduction, name: str, dataset: Dataset, ipc: int) -> Recipe:
+    of_networks = [c for c in asked.changes if c.startswith("networks.")]
+    mine = [c for c in asked.changes if c not in of_networks] if name == asked.method else []
+    made = compose(name, dataset.info, ipc=ipc, changes=mine)
+    return (made.with_networks(asked.networks) if asked.networks else made).changed(of_networks)
+
+
+def _beside(paper: Paper, rows: list[dict[str, Any]], scale: float) -> list[dict[str, Any]]:
+    """Return per protocol the paper's number, ours, the difference, and that in standard errors of ours.
+
+    The paper's own deviation is shown, not used: over how many runs it was taken is often not said.
+    """
+    found = []
+    for row in rows:
+        if row["role"] != "method":
+            continue
+        top1 = row["top1"]
+        error = None if not top1["std"] else top1["std"] / math.sqrt(top1["n"])
+        gap = top1["mean"] - paper.top1
+        found.append(
+            {
+                "arm": row["arm"],
+                "paper": paper.top1,
+                "paper_std": paper.std,
+                "where": paper.where,
+                "ours": top1,
+                "difference": gap,
+                "standard_errors": None if error is None else gap / error,
+                "against_random": row["against_random"],
+                "scale": scale,
+                "steps": row["steps"],
+                "seconds": sum(row["seconds"]) + (row["set_seconds"] or 0.0),
+            }
+        )
+    return found
