@@ -19,7 +19,9 @@ from PIL import Image
 
 from datastill.artifact import DistilledDataset
 from datastill.errors import DatastillError
-from datastill.report.html import byte_bars, render, write_report
+from datastill.report import rows
+from datastill.report.html import render, write_report
+from datastill.report.parts import byte_bars
 from datastill.report.pictures import Picture, amplification, chosen_classes, class_grid
 from report.samples import CLASSES, WORSE, results_of, small_set
 
@@ -96,7 +98,8 @@ def test_the_page_loads_nothing_from_anywhere(page):
     assert read.addresses
     outside = [a for a in read.addresses if not a.startswith(("#", "data:image/png;base64,"))]
     assert outside == []
-    assert not {"script", "link", "iframe", "object", "embed", "base"} & set(read.tags)
+    assert not {"link", "iframe", "object", "embed", "base"} & set(read.tags)
+    assert read.tags.count("script") == 1  # the page's own, which sorts tables; an address would be among the others
     style = page[page.index("<style>") : page.index("</style>")]
     assert "url(" not in style
     assert "@import" not in style
@@ -114,13 +117,13 @@ def test_texts_of_strangers_are_shown_and_never_run(page):
 
 
 def test_columns_h_s_and_d_are_groups_of_their_own_with_the_method_first_in_its_own(page):
-    bodies = Page(page).tables["accuracies"]
+    bodies = Page(page).tables["accuracies sortable"]
     groups = [(body[0][0].split()[0], [row[0].split()[0] for row in body[1:]]) for body in bodies]
     assert groups == [("S", ["infer", "random_soft", "other_steps"]), ("H", ["random_hard"]), ("D", ["dynamic"])]
 
 
 def test_a_row_says_accuracy_difference_test_and_verdict(page):
-    _, method, control, steps = Page(page).tables["accuracies"][0]
+    _, method, control, steps = Page(page).tables["accuracies sortable"][0]
     assert "46.50 ± 0.50 (n=3)" in method[1]
     assert method[3].strip() == ""
     assert "51.50 ± 0.56 (n=3)" in control[1]
@@ -140,7 +143,7 @@ def test_bytes_to_the_byte_are_those_of_the_ledger(page, distilled):
 def test_the_papers_number_stands_in_its_own_column_of_the_methods_row_alone(distilled, run_of):
     results = results_of(distilled, {"resnet18": WORSE, "convnet(width=32)": WORSE}, paper=True)
     text = write_report(run_of(results)).read_text(encoding="utf-8")
-    own, *others = [row for body in Page(text).tables["accuracies"][:3] for row in body[1:]]
+    own, *others = [row for body in Page(text).tables["accuracies sortable"][:3] for row in body[1:]]
     assert own[5].strip() == "45.2 (0.04), Table 1"
     assert all(row[5].strip() == "" for row in others)
     assert text.count("the paper&#39;s (arXiv:2408.06927)") == 1
@@ -250,9 +253,13 @@ def test_the_factor_brings_the_largest_values_to_black_or_white(largest, factor)
     assert amplification(torch.tensor([0.0, largest, -largest, largest])) == factor
 
 
+def ledgers(results: dict[str, Any]) -> list[tuple[str, dict[str, int]]]:
+    return [(row["arm"], row["bytes"]) for row in results["rows"]]
+
+
 def test_small_sets_are_drawn_to_the_scale_of_the_real_one_and_then_magnified(results):
     results["real_bytes"] = {"webp": 1_000_000, "raw": 2_000_000}
-    (first, (own, *real)), (second, arms) = byte_bars(results)
+    (first, (own, *real)), (second, arms) = byte_bars(ledgers(results), rows.real_lines(results))
     largest = max(row["bytes"]["total"] for row in results["rows"])
     assert first == "To the scale of the real set"
     assert second == f"All arms, magnified {2_000_000 / largest:.0f} times"
@@ -262,7 +269,7 @@ def test_small_sets_are_drawn_to_the_scale_of_the_real_one_and_then_magnified(re
 
 
 def test_sets_that_weigh_much_stand_beside_the_real_one_on_one_scale(results):
-    ((heading, bars),) = byte_bars(results)
+    ((heading, bars),) = byte_bars(ledgers(results), rows.real_lines(results))
     assert heading == "All to one scale"
     assert [bar.label for bar in bars[:2]] == ["infer", "random_soft"]
     assert max(sum(width for *_, width, _ in bar.parts) for bar in bars) == pytest.approx(100.0)

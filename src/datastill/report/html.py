@@ -7,29 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from datastill.artifact import DistilledDataset
 from datastill.errors import DatastillError
 from datastill.measure.evaluate import NEAREST_CONTROL, RESULTS
 from datastill.recipe import method
 from datastill.report import rows as read
 from datastill.report import words
+from datastill.report.page import rendered, whole
+from datastill.report.parts import BYTE_KINDS, REPORT, TONES, byte_bars, networks, span_of
 from datastill.report.pictures import Grid, chosen_classes, class_grid
-from datastill.report.plots import COLOURS, Plot, curves, embedding, teacher_curves
+from datastill.report.plots import Plot, curves, embedding, teacher_curves
 from datastill.runtime.files import read_json, write_bytes
-
-REPORT = "report.html"
-TONES = {"better": "good", "worse": "bad", "none": "bad", "unproven": "open"}  # not to beat a control is bad news
-
-
-@dataclass(frozen=True)
-class Bar:
-    """A stacked bar: parts are (kind, bytes, percent of the longest bar, colour)."""
-
-    label: str
-    total: int
-    parts: tuple[tuple[str, int, float, str], ...]
 
 
 @dataclass(frozen=True)
@@ -56,13 +44,8 @@ def write_report(run: Path) -> Path:
     Raises: DatastillError when results or set are missing, damaged or not of each other.
     """
     results = read_json(run / RESULTS)
-    try:
+    with whole(run / RESULTS, "datastill evaluate"):
         page = render(results, _measured(results, run))
-    except (KeyError, jinja2.UndefinedError) as error:
-        raise DatastillError(
-            f"'{run / RESULTS}' lacks something that a report needs ({error}); it was written by another version: run "
-            "datastill evaluate again."
-        ) from error
     write_bytes(run / REPORT, page.encode())
     return run / REPORT
 
@@ -79,13 +62,10 @@ def _measured(results: Mapping[str, Any], run: Path) -> DistilledDataset:
 
 def render(results: Mapping[str, Any], distilled: DistilledDataset) -> str:
     """Return the page of results and the set that they measured; every text in it is escaped but our own figures."""
-    templates = jinja2.Environment(
-        loader=jinja2.PackageLoader("datastill.report"), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    templates.filters |= {"size": words.size, "duration": words.duration, "minus": words.minus}
     shown = chosen_classes(len(results["classes"]))
-    return templates.get_template("report.html.j2").render(
+    return rendered(
+        "report.html.j2",
+        version=results["versions"]["datastill"],
         results=results,
         title=title(results),
         shape=" × ".join(map(str, distilled.info.shape)),
@@ -95,10 +75,10 @@ def render(results: Mapping[str, Any], distilled: DistilledDataset) -> str:
         columns=words.COLUMNS,
         students=[_student(results, name, shown) for name in read.students(results)],
         shipping=words.SHIPPING,
-        teachers=_teachers(results),
+        teachers=networks(results),
         teacher_curves=teacher_curves(results),
-        kinds=list(zip(words.KINDS, COLOURS, strict=True)),
-        bars=byte_bars(results),
+        kinds=BYTE_KINDS,
+        bars=byte_bars([(row["arm"], row["bytes"]) for row in read.arms(results)], read.real_lines(results)),
         arms=read.arms(results),
         real=read.real_lines(results),
         ratio=words.share(results["bytes"]["total"], results["real_bytes"][words.CODEC]),
@@ -128,8 +108,6 @@ def _verdicts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _student(results: Mapping[str, Any], name: str, shown: list[int]) -> Student:
     own = read.rows_of(results, name)[0]
-    scores = [score for row in read.rows_of(results, name) for score in row["top1"]["per_seed"]]
-    room = max(1.0, 0.05 * (max(scores) - min(scores)))
     return Student(
         name=name,
         caption=read.caption(results, name),
@@ -138,50 +116,8 @@ def _student(results: Mapping[str, Any], name: str, shown: list[int]) -> Student
         standing=read.standing(results, name),
         curves=curves(results, name),
         embedding=embedding(own, results["classes"], shown),
-        span=(max(0.0, min(scores) - room), min(100.0, max(scores) + room)),
+        span=span_of(read.rows_of(results, name)),
     )
-
-
-def _teachers(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    real = results["real_bytes"][words.CODEC]
-    return [
-        {
-            "name": name,
-            "together": found["arch"] == words.ENSEMBLE,
-            "top1": found["top1"],
-            "bytes": found["bytes"],
-            "half": found["bytes"] // 2,
-            "ratio": words.share(found["bytes"] // 2, real),
-            "steps": None if found["arch"] == words.ENSEMBLE else found["steps"],
-        }
-        for name, found in read.teachers(results)
-    ]
-
-
-def byte_bars(results: Mapping[str, Any]) -> list[tuple[str, list[Bar]]]:
-    """Return blocks of bars, each to a scale of its own that its heading names.
-
-    Where every arm is small beside the real set, the first block shows that, and the second one magnifies the arms.
-    """
-    arms, real = read.arms(results), read.real_lines(results)
-    largest = max(row["bytes"]["total"] for row in arms)
-    whole = max(largest, *(count for _, count in real))
-    real_bars = [Bar(says, n, (("real images", n, 100 * n / whole, "var(--faint)"),)) for says, n in real]
-    if 4 * largest >= whole:
-        return [("All to one scale", [*(_bar(row, whole) for row in arms), *real_bars])]
-    return [
-        ("To the scale of the real set", [_bar(arms[0], whole), *real_bars]),
-        (f"All arms, magnified {whole / largest:.0f} times", [_bar(row, largest) for row in arms]),
-    ]
-
-
-def _bar(row: Mapping[str, Any], longest: int) -> Bar:
-    parts = tuple(
-        (kind, row["bytes"][kind], 100 * row["bytes"][kind] / longest, colour)
-        for kind, colour in zip(words.KINDS, COLOURS, strict=True)
-        if row["bytes"][kind]
-    )
-    return Bar(row["arm"], row["bytes"]["total"], parts)
 
 
 def _grid(results: Mapping[str, Any], distilled: DistilledDataset) -> tuple[Grid, list[str]]:

@@ -16,8 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from datastill.measure.ledger import thinned
 from datastill.report import words
-from datastill.report.rows import lines, rows_of, teachers, thinned
+from datastill.report.rows import lines, rows_of, teachers
 
 # Paul Tol's "bright" scheme without its grey: told apart under the common kinds of colour blindness, on light and dark.
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")
@@ -76,14 +77,20 @@ class Plot:
 def arm_marks(results: Mapping[str, Any], student: str) -> dict[str, Mark]:
     """Return a mark per arm, the same in every figure; the method's line is the thick one."""
     return {
-        row["arm"]: _line_mark(row["arm"], i, 2.5 if i == 0 else 1.25)
-        for i, row in enumerate(rows_of(results, student))
+        row["arm"]: line_mark(row["arm"], i, 2.5 if i == 0 else 1.25) for i, row in enumerate(rows_of(results, student))
     }
 
 
-def _line_mark(name: str, index: int, width: float = 1.25) -> Mark:
+def line_mark(name: str, index: int, width: float = 1.25) -> Mark:
+    """Return the mark of the line with this place among its neighbours."""
     dash = DASHES[index // len(COLOURS) % len(DASHES)]
     return Mark(name, COLOURS[index % len(COLOURS)], " ".join(f"{d * width:g}" for d in dash), width)
+
+
+def line_style(mark: Mark) -> Any:
+    """Return a mark's dashes as matplotlib wants them: in widths of the line."""
+    dashes = tuple(float(d) / mark.width for d in mark.dash.split())
+    return (0, dashes) if dashes else "-"
 
 
 def curves(results: Mapping[str, Any], student: str) -> list[Plot]:
@@ -110,7 +117,7 @@ def teacher_curves(results: Mapping[str, Any]) -> Plot | None:
     found = [(name, facts) for name, facts in teachers(results) if facts["arch"] != words.ENSEMBLE]
     if not found:
         return None
-    legend = tuple(_line_mark(name, i, 1.5) for i, (name, _) in enumerate(found))
+    legend = tuple(line_mark(name, i, 1.5) for i, (name, _) in enumerate(found))
     series = [_loss_curve(facts) for _, facts in found]
     title = "Training loss of the networks"
     svg = _lines(title, "optimiser step", series, legend, logarithmic=True)
@@ -134,7 +141,7 @@ def embedding(row: Mapping[str, Any], classes: Sequence[str], shown: Sequence[in
             _spots(axes, spots, {k}, marks[i].colour, MARKERS[i // len(COLOURS) % len(MARKERS)][0], 12)
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
-        svg = _svg(figure, "embedding")
+        svg = svg_of(figure, "embedding")
     others = (Mark("other classes", OTHERS, sign="●"),) if len(classes) > len(shown) else ()
     return Plot(svg, f"t-SNE of the test features of {row['arm']} with {row['student']}, by class", (*marks, *others))
 
@@ -161,8 +168,7 @@ def _lines(
         axes.set_axisbelow(True)
         drawn: list[float] = []
         for (xs, ys), mark in zip(series, marks, strict=True):
-            dashes = tuple(float(d) / mark.width for d in mark.dash.split())
-            axes.plot(xs, ys, color=mark.colour, linewidth=mark.width, linestyle=(0, dashes) if dashes else "-",
+            axes.plot(xs, ys, color=mark.colour, linewidth=mark.width, linestyle=line_style(mark),
                       marker="." if len(xs) == 1 else "")  # fmt: skip
             drawn += ys
         if logarithmic and drawn and min(drawn) > 0 and max(drawn) > 10 * min(drawn):
@@ -175,10 +181,10 @@ def _lines(
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-        return _svg(figure, title)
+        return svg_of(figure, title)
 
 
-def _svg(figure: Figure, name: str) -> str:
+def svg_of(figure: Figure, name: str) -> str:
     """Return a figure as an <svg> element alone: no declaration, metadata, addresses, size or dates."""
     buffer = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": name}):

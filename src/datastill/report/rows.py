@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,8 @@ from datastill.report import words
 class Line:
     """One arm with one student, ready to be shown; `gap` is the method minus this arm, None for the method itself.
 
-    same_work: whether it had the method's number of optimiser steps. paper: the paper's number, where it has one.
+    mean, std: top-1 in percent over seeds; std is None for one seed. same_work: whether it had the method's number of
+    optimiser steps. paper: the paper's number, where it has one.
     """
 
     arm: str
@@ -28,6 +29,8 @@ class Line:
     bytes: int
     ratio: str
     top1: str
+    mean: float
+    std: float | None
     per_seed: tuple[float, ...]
     gap: Mapping[str, Any] | None
     paper: str | None
@@ -75,23 +78,27 @@ def _line(results: Mapping[str, Any], row: Mapping[str, Any], own: Mapping[str, 
     papers = {(p["student"], p["column"]): p for p in results["paper"]}
     paper = papers.get((row["student"], row["column"])) if row is own else None
     return Line(
-        arm=row["arm"],
-        says=row["says"],
-        column=row["column"],
-        items=row["items"],
-        pictures=row["pictures"],
-        steps=row["steps"],
+        **line_facts(row, results["real_bytes"]),
         same_work=row["steps"] == own["steps"],
-        bytes=row["bytes"]["total"],
-        ratio=words.share(row["bytes"]["total"], results["real_bytes"][words.CODEC]),
-        top1=words.top1(row["top1"]),
-        per_seed=tuple(row["top1"]["per_seed"]),
         gap=None if row is own else row["method_minus_this"],
-        paper=_paper(paper) if paper else None,
+        paper=paper_text(paper) if paper else None,
     )
 
 
-def _paper(paper: Mapping[str, Any]) -> str:
+def line_facts(row: Mapping[str, Any], real_bytes: Mapping[str, int]) -> dict[str, Any]:
+    """Return the fields of a line that a row alone decides."""
+    return {name: row[name] for name in ("arm", "says", "column", "items", "pictures", "steps")} | {
+        "bytes": row["bytes"]["total"],
+        "ratio": words.share(row["bytes"]["total"], real_bytes[words.CODEC]),
+        "top1": words.top1(row["top1"]),
+        "mean": row["top1"]["mean"],
+        "std": row["top1"]["std"],
+        "per_seed": tuple(row["top1"]["per_seed"]),
+    }
+
+
+def paper_text(paper: Mapping[str, Any]) -> str:
+    """Return a number that a paper printed, with its deviation and its table."""
     spread = f" ({paper['std']:g})" if paper["std"] is not None else ""
     return f"{paper['top1']:.1f}{spread}, {paper['where']}"
 
@@ -104,13 +111,17 @@ def paper_heading(results: Mapping[str, Any], student: str) -> str | None:
 
 def caption(results: Mapping[str, Any], student: str) -> str:
     """Return what holds for every row of a student's table."""
-    row = rows_of(results, student)[0]
+    return caption_of(rows_of(results, student)[0])
+
+
+def caption_of(row: Mapping[str, Any]) -> str:
+    """Return what a row says of every row of its table: student, split, seeds and batch."""
     seeds = words.listed([str(s) for s in row["seeds"]])
     looked = "test split, looked at once after the last step" if row["split"] == "test" else (
         "VALIDATION split (held-out training images, for choices; no result), after the last step"
     )  # fmt: skip
     named = f"seeds {seeds}" if len(row["seeds"]) > 1 else f"seed {seeds}"
-    return f"Student {student}: top-1 in percent on the {looked}; {named}; {row['batch']:,} items in every step."
+    return f"Student {row['student']}: top-1 in percent on the {looked}; {named}; {row['batch']:,} items in every step."
 
 
 def standing(results: Mapping[str, Any], student: str) -> str:
@@ -142,10 +153,3 @@ def real_lines(results: Mapping[str, Any]) -> list[tuple[str, int]]:
         ("real training images, lossless WebP", real[words.CODEC]),
         ("real training images, raw pixels", real["raw"]),
     ]
-
-
-def thinned(losses: Sequence[float], points: int) -> list[float]:
-    """Return at most `points` means of neighbours; so many or fewer values come back as they are."""
-    width = -(-len(losses) // points) or 1
-    parts = [losses[i : i + width] for i in range(0, len(losses), width)]
-    return [round(sum(part) / len(part), 6) for part in parts] if width > 1 else list(losses)

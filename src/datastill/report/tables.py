@@ -10,8 +10,10 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from datastill.measure.ledger import thinned
+from datastill.measure.ledger import without_paths as without_paths
+from datastill.report import compared, words
 from datastill.report import rows as read
-from datastill.report import words
 
 POINTS = 40  # of a committed loss curve
 COLOURS = {"better": "green", "worse": "red", "none": "yellow", "unproven": "yellow"}
@@ -109,6 +111,25 @@ def rich_table(results: Mapping[str, Any], student: str) -> Table:
     return table
 
 
+def rich_comparison(results: Mapping[str, Any], ipc: int, student: str) -> Table:
+    """Return one ipc and student of a comparison for a terminal, a section for each of the columns H, S and D."""
+    own = compared.rows_at(results, ipc, student)
+    table = Table(title=Text(f"{ipc} images per class. {read.caption_of(own[0])}"), title_justify="left")
+    for heading in ("arm", "column"):
+        table.add_column(heading)
+    for heading in ("items", "steps", "bytes", "top-1, % (n)", "minus random"):
+        table.add_column(heading, justify="right")
+    for column, lines in compared.groups(results, ipc, student):
+        for line in lines:
+            said = Text(f"{line.difference} {line.verdict}", COLOURS[line.gap["verdict"]]) if line.gap else Text("")
+            table.add_row(
+                Text(line.arm, "bold" if line.role == "method" else ""), column, f"{line.items:,}",
+                f"{line.steps:,}" + ("" if line.same_work else " (other)"), words.size(line.bytes), line.top1, said,
+            )  # fmt: skip
+        table.add_section()
+    return table
+
+
 def reduce_results(results: Mapping[str, Any]) -> dict[str, Any]:
     """Return results as they are committed: no embeddings, thinner curves, no path of the machine.
 
@@ -131,14 +152,4 @@ def reduce_results(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _reduced(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: read.thinned(v, POINTS) if k == "losses" else v for k, v in row.items() if k != "embedding"}
-
-
-def without_paths(text: str) -> str:
-    """Return text with every absolute path cut down to its last name; relative paths and addresses stay."""
-    quoted = re.sub(r"(?<=['\"])(?:[A-Za-z]:)?[\\/][^'\"]*(?=['\"])", _last, text)
-    return re.sub(r"(?<![\w.~:/])(?:[A-Za-z]:[\\/]|/)[^\s'\"/][^\s'\"]*", _last, quoted)
-
-
-def _last(path: re.Match[str]) -> str:
-    return PureWindowsPath(path[0]).name  # it knows both kinds of slash
+    return {k: thinned(v, POINTS) if k == "losses" else v for k, v in row.items() if k != "embedding"}

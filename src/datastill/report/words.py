@@ -86,8 +86,8 @@ def listed(words: Sequence[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
-def what_numbers_mean() -> list[tuple[str, str]]:
-    """Return what every accuracy here obeys, as (word, sentence)."""
+def what_numbers_mean(difference: str = "Method minus this") -> list[tuple[str, str]]:
+    """Return what every accuracy here obeys, as (word, sentence). difference: the heading of differences."""
     columns = "; ".join(f"{name}: {says}" for name, says in COLUMNS.items())
     return [
         (
@@ -101,7 +101,7 @@ def what_numbers_mean() -> list[tuple[str, str]]:
             f"{FEWEST} seeds or more.",
         ),
         (
-            "Method minus this",
+            difference,
             f"A paired t test over seeds, two-sided. With p of {LEVEL} or more the difference is within noise and is "
             "called none.",
         ),
