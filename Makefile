@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all bench docs tables check
+.PHONY: help setup demo demo-compare test test-all bench docs tables check
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -22,6 +22,10 @@ demo: $(STAMP)  ## distil scikit-learn's digits with INFER and write runs/demo/r
 	@# Threads that wait must not spin: on a busy machine that costs minutes.
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/datastill demo --out runs/demo
 
+demo-compare: $(STAMP)  ## compare six methods on digits and write runs/demo-compare/report.html (5 minutes)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/datastill compare digits --methods random,herding,kcenter,easy,infer,infer-dyn \
+		--students 'convnet(width=32)' --steps 200 --out runs/demo-compare
+
 test: $(STAMP)  ## run the tests but the slow ones (under 10 minutes on 2 cores)
 	$(BIN)/python -m pytest -q -m "not slow" --durations=10
 
@@ -36,7 +40,7 @@ docs: $(STAMP)  ## build the pages into site/; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 tables: $(STAMP)  ## rebuild the tables in docs/ from the measured rows in docs/results/
-	$(BIN)/python docs/tables.py
+	$(BIN)/python -m docs.tables
 
 check: $(STAMP)  ## format, lint, types and the arrows between modules: what a commit needs
 	$(BIN)/python -m ruff format --check

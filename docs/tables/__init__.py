@@ -1,0 +1,1 @@
+"""Pages from rows: everything that stands between markers, and whole pages of tables, rebuilt from docs/results/."""

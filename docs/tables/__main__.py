@@ -1,0 +1,7 @@
+"""`python -m docs.tables`."""
+
+import sys
+
+from .build import main
+
+sys.exit(main())
