@@ -147,6 +147,16 @@ def test_leftover_budget_buys_at_most_one_more_natural_image_per_class(ipc: int,
     assert torch.equal(content.pictures.pixels[: budget.natural], plain.pictures.pixels)
 
 
+def test_leftover_budget_goes_to_classes_that_have_an_image_more() -> None:
+    data = tiny.dataset(per_class=(12, 2, 12, 2))  # two of each are in the sets of ipc 4
+    store = choice("compensated", leftover="natural")
+    ctx = tiny.context(data, given={}, ipc=4, store=store)
+    content = ctx.fields.store.begin(ctx)
+    assert Budget.of(4, 4, 2).leftover == 4
+    assert content.items.cls[content.items.set == 2].tolist() == [0, 2]
+    assert ctx.fields.store.facts(content, ctx)["leftover"] == 2
+
+
 def test_leftover_budget_above_one_image_per_class_stays_unspent() -> None:
     networks = {f"network {i}": tiny.NETWORKS["first"] for i in range(5)}
     ctx = tiny.context(given={}, networks=networks, ipc=4, store=choice("compensated", leftover="natural"))

@@ -130,8 +130,9 @@ class Compensated(Store):
         """
         classes, makers = ctx.info.classes, len(ctx.makers)
         budget = Budget.of(ctx.recipe.ipc, classes, makers)
-        spent = min(budget.leftover, classes) if self.leftover == "natural" else 0
-        extra = spread(spent, ctx)
+        more = sum(len(ctx.real.of_class(k)) > budget.sets for k in range(classes))
+        spent = min(budget.leftover, more) if self.leftover == "natural" else 0
+        extra = spread(spent, ctx, budget.sets)
         rows = natural_rows(extra + budget.sets, ctx)
         parts = [r[: budget.sets] for r in rows] + [r[budget.sets :] for r in rows]
         pictures = coded(pictures_of(parts, ctx, self.codec), self.codec)

@@ -13,13 +13,13 @@ from datastill.fields import Context, Pictures
 from datastill.recipe import DatasetInfo
 
 
-def spread(total: int, ctx: Context) -> Tensor:
-    """Return long[K]: `total` split over the classes as evenly as their images allow.
+def spread(total: int, ctx: Context, taken: int = 0) -> Tensor:
+    """Return long[K]: `total` split over the classes as evenly as their images allow, `taken` of each being gone.
 
     What does not come out even goes, one each, to classes in a seeded order. Raises: DatastillError where there are
     fewer images than `total`.
     """
-    have = torch.tensor([len(ctx.real.of_class(k)) for k in range(ctx.info.classes)])
+    have = torch.tensor([max(0, len(ctx.real.of_class(k)) - taken) for k in range(ctx.info.classes)])
     if total > int(have.sum()):
         raise DatastillError(
             f"{total} images were asked for, but there are {int(have.sum())} to choose from; ask for fewer."

@@ -37,8 +37,8 @@ class Pixels(Store):
     def begin(self, ctx: Context) -> Content:
         """Take the selected real images."""
         classes = ctx.info.classes
-        total = self.total if self.total is not None else (self.per_class or ctx.recipe.ipc) * classes
-        rows = natural_rows(spread(total, ctx), ctx)
+        each = torch.full((classes,), self.per_class or ctx.recipe.ipc)
+        rows = natural_rows(each if self.total is None else spread(self.total, ctx), ctx)
         pictures = pictures_of(rows, ctx, self.codec)
         return Content(Items.of(cls=pictures.cls, picture=torch.arange(len(pictures.cls))), pictures)
 
