@@ -352,3 +352,28 @@ def test_a_killed_run_goes_on_to_the_same_bytes_whenever_it_was_killed(tmp_path:
     assert len(killed) == 12
     for name in killed:
         assert contents(tmp_path / name / "set") == plain, name
+
+
+def test_what_was_learned_is_shared_by_recipes_that_differ_in_labels_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds: list[int] = []
+    match = type(tiny.context(given={}).fields.match)
+    plain = match.round
+    monkeypatch.setattr(match, "round", lambda self, draft, ctx: rounds.append(1) or plain(self, draft, ctx))
+
+    def made(**changes: Any) -> DistilledDataset:
+        recipe = tiny.recipe(**changes)
+        return distil(tiny.dataset(), recipe, device=tiny.device(), reporter=Reporter(), kept=tmp_path / "learned")
+
+    first = made()
+    done = len(rounds)
+    assert done > 0
+    again = made(label=choice("hard"))
+    assert len(rounds) == done
+    assert again.labels.kind == "classes"
+    assert torch.equal(again.expand().images, first.expand().images)
+    assert again.facts["counts"]["compensator_norms"] == first.facts["counts"]["compensator_norms"]
+    other = made(seed=1)
+    assert len(rounds) > done
+    assert not torch.equal(other.expand().images, first.expand().images)

@@ -52,6 +52,7 @@ def distil(
     resume: bool = False,
     command: str = "",
     source: Mapping[str, Any] | None = None,
+    kept: Path | None = None,
 ) -> DistilledDataset:
     """Run a recipe on a data set.
 
@@ -64,12 +65,14 @@ def distil(
         resume: go on with an unfinished run in `out`, or return the finished one.
         command: recorded in the manifest.
         source: how to load the data set again ("asked", and the options of `sources.load`), recorded likewise.
+        kept: folder of learned arrays by what they were learned from; recipes that differ in labels alone share them.
 
     Raises: DatastillError when `out` is not empty (without resume) or holds another recipe's run.
     """
     ctx = make_context(dataset, recipe, device, reporter)
+    before = dict(reporter.seconds)  # of what the same reporter was told earlier
     if out is None:
-        return _realise(ctx, dataset, None, command, source)
+        return _realise(ctx, dataset, None, command, source, kept)
     if out.exists() and not out.is_dir():
         raise DatastillError(f"'{out}' is a file; choose another --out.")
     finished = False
@@ -79,9 +82,14 @@ def distil(
             if work.finished:
                 made = DistilledDataset.load(out)
             else:
-                made = _realise(ctx, dataset, work, command, source)
+                made = _realise(ctx, dataset, work, command, source, kept)
                 made.save(out)
-                told = {"seconds": reporter.seconds, "device": device.describe(), "origin": dataset.origin}
+                seconds = {
+                    name: took - before.get(name, 0.0)
+                    for name, took in reporter.seconds.items()
+                    if took != before.get(name)
+                }
+                told = {"seconds": seconds, "device": device.describe(), "origin": dataset.origin}
                 write_json(out / RUN, told)
             finished = True
     finally:
@@ -91,9 +99,14 @@ def distil(
 
 
 def _realise(
-    ctx: Context, dataset: Dataset, work: _Work | None, command: str, source: Mapping[str, Any] | None
+    ctx: Context,
+    dataset: Dataset,
+    work: _Work | None,
+    command: str,
+    source: Mapping[str, Any] | None,
+    kept: Path | None,
 ) -> DistilledDataset:
-    content = build_content(ctx, work)
+    content = build_content(ctx, work, kept)
     sealed = ctx.fields.store.seal(content)
     counts = ctx.fields.store.facts(content, ctx) | ctx.fields.match.facts(ctx, content, sealed)
     facts = {
@@ -119,11 +132,18 @@ def label_content(ctx: Context, sealed: Content, facts: dict[str, Any]) -> Disti
     return DistilledDataset(ctx.recipe, ctx.info, ctx.real.classes, sealed, labels, facts, networks)
 
 
-def build_content(ctx: Context, work: _Work | None = None) -> Content:
-    """Open the store, prepare the networks and run every round of the match; returns the open content."""
+def build_content(ctx: Context, work: _Work | None = None, kept: Path | None = None) -> Content:
+    """Open the store, prepare the networks and run every round of the match; returns the open content.
+
+    With `kept`, what was learned under the same recipe but for its labels is taken from there, or left there.
+    """
     (stage,) = ctx.fields.stages.plan(ctx.recipe)
     ctx.stage = stage.index
     content = ctx.fields.store.begin(ctx)  # first: it refuses a class with too few images, which no training repairs
+    path = kept / f"{_learned_key(ctx)}.safetensors" if kept and content.learned else None
+    if path and path.exists():
+        content.arrays |= load_arrays(path)
+        return content
     for name in ctx.makers:
         ctx.network(name)
     match = ctx.fields.match
@@ -139,7 +159,18 @@ def build_content(ctx: Context, work: _Work | None = None) -> Content:
             )  # fmt: skip
             _run_group(ctx, draft, number, phase, work)
             draft.commit()
+    if path:
+        save_arrays(path, {name: content.arrays[name] for name in content.learned})
     return content
+
+
+def _learned_key(ctx: Context) -> str:
+    """Return the hash of everything that decides what a match makes of a store."""
+    recipe = ctx.recipe.plain()
+    deciding = ("ipc", "seed", "validation", "select", "store", "match", "stages", "networks")
+    versions_ = [choice.version for choice in (ctx.fields.select, ctx.fields.store, ctx.fields.match)]
+    made_from = [recipe[name] for name in deciding]
+    return digest_of([made_from, list(ctx.makers), versions_, ctx.real.key, ctx.device.precision])
 
 
 def _run_group(ctx: Context, draft: Draft, number: int, phase: Phase, work: _Work | None) -> None:

@@ -13,7 +13,7 @@ from datastill.fields import Real
 from datastill.recipe import Recipe
 from datastill.runtime.cache import cache_dir
 from datastill.runtime.device import Device
-from datastill.runtime.files import digest_of
+from datastill.runtime.files import digest_of, sha256_file
 from datastill.runtime.progress import Reporter
 from datastill.sources import Dataset
 
@@ -35,11 +35,15 @@ def made_set(
     real = Real(dataset, recipe.validation, recipe.seed)
     key = digest_of([recipe.plain(), list(recipe.networks), real.key, device.precision, FORMAT])
     kept = cache_dir() / "sets" / key
-    distil(dataset, recipe, device=device, reporter=reporter, out=kept, resume=True, source=source, command=command)
-    if (folder / MANIFEST).exists():
-        there = DistilledDataset.load(folder)
-        if there.recipe == recipe and there.facts["source"]["fingerprint"] == dataset.fingerprint:
-            return there
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(kept, folder, ignore=shutil.ignore_patterns(WORK))
+    distil(
+        dataset, recipe, device=device, reporter=reporter, out=kept, resume=True, source=source, command=command,
+        kept=cache_dir() / "learned",
+    )  # fmt: skip
+    copied = folder / MANIFEST
+    if not copied.exists() or sha256_file(copied) != sha256_file(kept / MANIFEST):
+        part = folder.with_name(f".{folder.name}.part")  # renamed once it is whole
+        for old in (folder, part):
+            shutil.rmtree(old, ignore_errors=True)
+        shutil.copytree(kept, part, ignore=shutil.ignore_patterns(WORK))
+        part.rename(folder)
     return DistilledDataset.load(folder)
