@@ -97,6 +97,15 @@ class TrainRecipe:
     mix_alpha: float = setting(0.8, low=1e-3, high=100.0, help="Beta(alpha, alpha) of the mixing share")
     temperature: float = setting(30.0, low=1e-3, help="of teacher and student in the KL loss of soft labels")
     kl_scale: Literal["one", "temperature-squared"] = setting("one", help="factor of the KL loss")
+    soft_loss: Literal["kl", "mse"] = setting("kl", help="of soft labels; mse: of centred logits")
+    hard_weight: float = setting(
+        0.0, low=0.0, help="of a cross-entropy with the classes beside the loss of soft labels"
+    )
+    cutout: int = setting(0, low=0, help="side in pixels of a black square at a random place")
+    nesterov: bool = setting(False, help="SGD only")
+    ema: float = setting(
+        0.0, low=0.0, high=0.999999, help="decay per step of a mean of the weights, which is then the result; 0: none"
+    )
 
     def work(self, items: int, steps: int | None = None) -> Work:
         """Return the work on `items` items; a given total of steps replaces the recipe's own."""

@@ -43,3 +43,14 @@ def soft_kl(logits: np.ndarray, wanted: np.ndarray, temperature: float) -> float
         for p, s in zip(softmax(teacher, temperature), softmax(student, temperature), strict=True):
             total += p * (math.log(p) - math.log(s))
     return total / len(logits)
+
+
+def cut_out(image: np.ndarray, side: int, middle: Sequence[int]) -> np.ndarray:
+    """Return image [C, H, W] with a black square of `side` pixels whose first row is middle - side // 2."""
+    out = image.copy()
+    for i in range(image.shape[1]):
+        for j in range(image.shape[2]):
+            top, left = middle[0] - side // 2, middle[1] - side // 2
+            if top <= i < top + side and left <= j < left + side:
+                out[:, i, j] = 0
+    return out

@@ -22,6 +22,7 @@ from datastill.training.supply import Batch, Data, supply
 
 VERSION = 1  # of what a training recipe means; part of every key, raised when the same recipe would give other weights
 CHECKPOINT_SECONDS = 20.0
+SETTLING = 32  # batches on which BatchNorm is measured anew under averaged weights
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,8 @@ def run_training(
             if time.monotonic() - last > CHECKPOINT_SECONDS and step.index + 1 < learner.work.steps:
                 learner.save(checkpoint)
                 last = time.monotonic()
+    if learner.mean:
+        learner.settle(batches(max(0, learner.work.steps - SETTLING)))
 
 
 class Bank:

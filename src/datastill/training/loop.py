@@ -37,25 +37,54 @@ class Learner:
         self.losses = torch.zeros(work.steps, device=device.torch)
         self.step = 0
         self.draws = any(_draws(module) for module in network.modules())
+        self.mean = [p.detach().clone() for p in self.network.parameters()] if recipe.ema else []
 
     def save(self, path: Path) -> None:
         """Write everything that the rest of the training depends on."""
         arrays = {f"network.{k}": v for k, v in self.network.state_dict().items()}
         arrays |= {f"optimiser.{k}": v for k, v in optimiser_arrays(self.optimiser).items()}
+        arrays |= {f"mean.{i}": value for i, value in enumerate(self.mean)}
         save_arrays(path, arrays | {"losses": self.losses, "step": torch.tensor(self.step)})
 
     def load(self, path: Path) -> None:
         """Go on from what `save` wrote."""
         arrays = load_arrays(path)
-        parts: dict[str, dict[str, Tensor]] = {"network": {}, "optimiser": {}}
+        parts: dict[str, dict[str, Tensor]] = {"network": {}, "optimiser": {}, "mean": {}}
         for name, value in arrays.items():
             room, _, rest = name.partition(".")
             if rest:
                 parts[room][rest] = value
         self.network.load_state_dict(parts["network"])
         load_optimiser_arrays(self.optimiser, parts["optimiser"])
+        for i, value in enumerate(self.mean):
+            value.copy_(parts["mean"][str(i)])
         self.losses.copy_(arrays["losses"])
         self.step = int(arrays["step"])
+
+    @torch.no_grad()
+    def settle(self, batches: Iterable[Batch]) -> None:
+        """Put the mean of the weights, where the recipe keeps one, in place of the last ones.
+
+        BatchNorm's statistics belong to the weights that made them: they are measured anew on `batches`.
+        """
+        if not self.mean:
+            return
+        for parameter, value in zip(self.network.parameters(), self.mean, strict=True):
+            parameter.copy_(value)
+        norms = [m for m in self.network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        norms = [m for m in norms if m.track_running_stats]
+        if not norms:
+            return
+        momenta = [m.momentum for m in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a plain mean over the batches
+        self.network.train()
+        for batch in batches:
+            with self.device.autocast():
+                self.network(batch.x)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
 
 
 def _draws(module: nn.Module) -> bool:
@@ -87,11 +116,15 @@ def train(
         with torch_seeded(learner.seed, "dropout", learner.step) if learner.draws else nullcontext():
             with learner.device.autocast():
                 logits = forward(batch.x)
-            loss = training_loss(recipe, batch.kind, logits, batch.target)
+            loss = training_loss(recipe, batch.kind, logits, batch.target, batch.mixed)
             if see:
                 see(batch, logits.detach())
             loss.backward()
         optimiser.step()
+        if learner.mean:
+            # The first steps count less, or the mean would remember the initialisation.
+            decay = min(recipe.ema, (1 + learner.step) / (10 + learner.step))
+            torch._foreach_lerp_(learner.mean, [p.detach() for p in network.parameters()], 1 - decay)
         # Whatever outlives its step stands in the way of the next one's blocks and raises the peak of memory.
         optimiser.zero_grad(set_to_none=True)
         done = Step(learner.step, loss.detach())

@@ -22,7 +22,7 @@ def make_optimiser(network: nn.Module, recipe: TrainRecipe) -> torch.optim.Optim
         ]
     groups = [g for g in groups if g["params"]]
     if recipe.optimiser == "sgd":
-        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, fused=True)
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=True)
     kind = torch.optim.AdamW if recipe.optimiser == "adamw" else torch.optim.Adam
     return kind(groups, lr=recipe.lr, betas=recipe.betas, fused=True)
 

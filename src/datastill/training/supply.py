@@ -12,7 +12,7 @@ from torch import Tensor
 
 from datastill.recipe import TrainRecipe, Work
 from datastill.runtime.seeds import rng
-from datastill.training.losses import TargetKind
+from datastill.training.losses import TargetKind, one_hot
 from datastill.training.views import View, to_unit
 
 
@@ -37,13 +37,17 @@ class Data:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a training step eats: x float[B, C, H, W] pixels, target float[B, K], hard long[B], rows long[B]."""
+    """What a training step eats: x float[B, C, H, W] pixels, target float[B, K], hard long[B], rows long[B].
+
+    mixed: float[B, K], the classes mixed like the pictures, where a recipe weighs them beside soft labels.
+    """
 
     x: Tensor
     target: Tensor
     hard: Tensor
     rows: Tensor
     kind: TargetKind
+    mixed: Tensor | None = None
 
 
 @lru_cache(maxsize=4)
@@ -97,4 +101,7 @@ def supply(
         else:
             assert data.targets is not None, "data without targets need a teacher"
             target = view.blend(data.targets[rows])
-        yield Batch(x, target, data.classes[rows], rows, data.kind)
+        classes, mixed = data.classes[rows], None
+        if recipe.hard_weight and data.kind == "logits":
+            mixed = view.blend(one_hot(classes, target.shape[1]))
+        yield Batch(x, target, classes, rows, data.kind, mixed)

@@ -23,6 +23,7 @@ class View:
     window: float32[B, 4], a random resized crop in place of the shift: (top, left, height, width) as shares of a side.
     flip: bool[B], horizontal. lam and partner: mixing share in [0, 1] and long[B], the batch's permutation.
     box: (top, bottom, left, right) in pixels, the part that CutMix takes from the partner.
+    hole: long[B, 2], the middle (row, column) of a black square of `side` pixels (Cutout, arXiv 1708.04552).
     """
 
     pad: int = 0
@@ -32,6 +33,8 @@ class View:
     lam: float = 1.0
     partner: Tensor | None = None
     box: tuple[int, int, int, int] | None = None
+    hole: Tensor | None = None
+    side: int = 0
 
     @staticmethod
     def draw(rng: np.random.Generator, batch: int, shape: tuple[int, int, int], recipe: TrainRecipe) -> View:
@@ -44,6 +47,9 @@ class View:
             view = replace(view, pad=recipe.crop, shift=shift)
         if recipe.flip:
             view = replace(view, flip=torch.from_numpy(rng.random(batch) < 0.5))
+        if recipe.cutout:
+            middle = torch.from_numpy(rng.integers(0, shape[1:], (batch, 2)))
+            view = replace(view, hole=middle, side=recipe.cutout)
         if recipe.mix != "none":
             lam = float(rng.beta(recipe.mix_alpha, recipe.mix_alpha))
             view = replace(view, lam=lam, partner=torch.from_numpy(rng.permutation(batch)))
@@ -66,15 +72,18 @@ class View:
         def there(value: Tensor | None) -> Tensor | None:
             return None if value is None else value.to(device, non_blocking=True)
 
-        moved = {name: there(getattr(self, name)) for name in ("shift", "window", "flip", "partner")}
+        moved = {name: there(getattr(self, name)) for name in ("shift", "window", "flip", "partner", "hole")}
         return replace(self, **moved)  # type: ignore[arg-type]  # each is a tensor or None
 
     def apply(self, x: Tensor) -> Tensor:
-        """Crop and flip x [B, C, H, W], of any dtype (a window makes it float32 in [0, 1]), channels last in memory."""
+        """Crop, flip and cut x [B, C, H, W], of any dtype (a window makes it float32 in [0, 1]), channels last."""
         if self.window is not None:
             x = _resampled(to_unit(x), self.window)
-        if self.shift is None and self.flip is None:
-            return x
+        if self.shift is not None or self.flip is not None:
+            x = self._moved(x)
+        return x if self.hole is None else x.masked_fill(_square(self.hole, self.side, x), 0)
+
+    def _moved(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]
         rows = torch.arange(height, device=x.device).expand(len(x), -1)
         columns = torch.arange(width, device=x.device).expand(len(x), -1)
@@ -101,6 +110,15 @@ class View:
     def blend(self, targets: Tensor) -> Tensor:
         """Mix targets float[B, K], probabilities or logits, by the share that `mix` gave the pictures."""
         return targets if self.partner is None else torch.lerp(targets[self.partner], targets, self.lam)
+
+
+def _square(middle: Tensor, side: int, x: Tensor) -> Tensor:
+    """Return bool[B, 1, H, W]: whether a pixel of x [B, C, H, W] lies in the square of `side` pixels at its middle."""
+    low = middle - side // 2
+    rows, columns = (torch.arange(n, device=x.device) for n in x.shape[2:])
+    down = (rows >= low[:, :1]) & (rows < low[:, :1] + side)
+    across = (columns >= low[:, 1:]) & (columns < low[:, 1:] + side)
+    return (down[:, :, None] & across[:, None, :])[:, None]
 
 
 def _windows(rng: np.random.Generator, batch: int, smallest: float) -> Tensor:
