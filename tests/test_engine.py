@@ -360,7 +360,12 @@ def test_what_was_learned_is_shared_by_recipes_that_differ_in_labels_alone(
     rounds: list[int] = []
     match = type(tiny.context(given={}).fields.match)
     plain = match.round
-    monkeypatch.setattr(match, "round", lambda self, draft, ctx: rounds.append(1) or plain(self, draft, ctx))
+
+    def counted(self: Any, draft: Any, ctx: Any) -> Any:
+        rounds.append(1)
+        return plain(self, draft, ctx)
+
+    monkeypatch.setattr(match, "round", counted)
 
     def made(**changes: Any) -> DistilledDataset:
         recipe = tiny.recipe(**changes)

@@ -14,7 +14,7 @@ from datastill.measure.compare import CROSS, Comparison
 from datastill.measure.compare import compare as _compare
 from datastill.measure.evaluate import Plan
 from datastill.measure.evaluate import evaluate as _evaluate
-from datastill.measure.jobs import automatic_jobs
+from datastill.measure.jobs import jobs_on
 from datastill.recipe import Recipe, compose
 from datastill.runtime.device import open_device
 from datastill.runtime.files import read_json
@@ -103,13 +103,14 @@ def evaluate(
     plan = Plan.of(made, students, seeds=seeds, controls=controls, steps=steps, split=split)
     data = dataset if dataset is not None else load_again(made)
     opened = open_device(device, precision, compile=compile)
+    count = jobs_on(opened, jobs)
     with tempfile.TemporaryDirectory() as temporary:
         if made.folder is None:
             made.save(Path(temporary) / "set")
         folder = Path(run) if run else Path(temporary) / "run"
         return _evaluate(
             made, data, plan, run=folder, device=opened, reporter=reporter or Reporter(),
-            jobs=jobs or automatic_jobs(opened), command=command,
+            jobs=count, command=command,
         )  # fmt: skip
 
 
@@ -122,7 +123,7 @@ def compare(
     students: Sequence[str] = CROSS,
     seeds: int = 3,
     steps: int | None = None,
-    controls: bool = True,
+    controls: bool | Iterable[str] = True,
     scores: bool = False,
     split: str = "test",
     changes: Iterable[str] = (),
@@ -145,7 +146,7 @@ def compare(
         students: networks, NAME or NAME(setting=value); by default one of each kind.
         seeds: students per arm and network; 3 or more for a claim.
         steps: optimiser steps of every student; None takes the most that one of the methods asks for.
-        controls: whether each method's own controls are run too.
+        controls: whether each method's own controls are run too, or which of them, as METHOD/CONTROL.
         scores: whether to run what the robust scores need: the whole real set, and students without augmentation.
         split: "test", or "validation" for choices (with changes=["validation=COUNT"]).
         changes: `path=value` texts for every method, as `--set` takes them, or `METHOD:path=value` for one of them.
@@ -160,12 +161,12 @@ def compare(
     opened = open_device(device, precision, compile=compile)
     asked = Comparison(
         methods=tuple(methods), ipcs=(ipc,) if isinstance(ipc, int) else tuple(ipc), students=tuple(students),
-        seeds=seeds, steps=steps, controls=controls, scores=scores, split=split, changes=tuple(changes),
-        networks=teachers,
+        seeds=seeds, steps=steps, controls=bool(controls), only=None if isinstance(controls, bool) else tuple(controls),
+        scores=scores, split=split, changes=tuple(changes), networks=teachers,
     )  # fmt: skip
     return _compare(
         data, asked, out=Path(out), device=opened, reporter=reporter or Reporter(),
-        jobs=jobs or automatic_jobs(opened), command=command, source=source,
+        jobs=jobs_on(opened, jobs), command=command, source=source,
     )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from datastill.runtime.device import Device
 from datastill.runtime.files import digest_of, load_arrays, read_json, save_arrays, write_json
 from datastill.runtime.progress import Phase, Reporter
 from datastill.runtime.versions import versions
+from datastill.settings import chosen
 from datastill.sources import Dataset, encoded_train_bytes
 from datastill.training.bank import CHECKPOINT_SECONDS, Bank
 
@@ -166,10 +167,9 @@ def build_content(ctx: Context, work: _Work | None = None, kept: Path | None = N
 
 def _learned_key(ctx: Context) -> str:
     """Return the hash of everything that decides what a match makes of a store."""
-    recipe = ctx.recipe.plain()
-    deciding = ("ipc", "seed", "validation", "select", "store", "match", "stages", "networks")
+    deciding = ("ipc", "seed", "validation", "select", "store", "match", "stages")
+    made_from = [chosen(getattr(ctx.recipe, name)) for name in (*deciding, "networks")]
     versions_ = [choice.version for choice in (ctx.fields.select, ctx.fields.store, ctx.fields.match)]
-    made_from = [recipe[name] for name in deciding]
     return digest_of([made_from, list(ctx.makers), versions_, ctx.real.key, ctx.device.precision])
 
 
@@ -215,7 +215,7 @@ class _Work:
     @classmethod
     def open(cls, out: Path, ctx: Context, resume: bool) -> _Work:
         folder, stamp = out / WORK, out / WORK / STAMP
-        key = digest_of([ctx.recipe.plain(), list(ctx.makers), ctx.real.fingerprint])
+        key = digest_of([chosen(ctx.recipe), list(ctx.makers), ctx.real.fingerprint])
         if (out / MANIFEST).exists():
             if resume and digest_of(_made_from(out)) == key:
                 return cls(folder, True)
@@ -241,7 +241,7 @@ class _Work:
 def _made_from(out: Path) -> list[Any]:
     manifest = read_json(out / MANIFEST)
     try:
-        recipe = manifest["recipe"]
-        return [recipe, list(recipe["networks"]), manifest["source"]["fingerprint"]]
-    except (KeyError, TypeError):  # no manifest of ours
+        recipe = Recipe.from_plain(manifest["recipe"])
+        return [chosen(recipe), list(recipe.networks), manifest["source"]["fingerprint"]]
+    except (KeyError, TypeError, DatastillError):  # no manifest of ours
         return []

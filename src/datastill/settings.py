@@ -161,6 +161,8 @@ def chosen(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         kept = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
         return {f.name: chosen(kept[f.name]) for f in dataclasses.fields(value) if kept[f.name] != _default(f)}
+    if isinstance(value, Mapping):
+        return {str(k): chosen(v) for k, v in value.items()}
     return plain(value)
 
 

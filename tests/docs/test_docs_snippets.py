@@ -1,15 +1,16 @@
-"""The pages keep their word: snippets run, commands parse, tables and names agree with the code."""
+"""The pages keep their word: snippets run, commands parse, names exist. Their tables are in test_docs_tables.py."""
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
-from typing import Any, NamedTuple
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,25 +23,12 @@ from datastill import fields as rooms
 from datastill import recipe as recipes
 from datastill.cli import app, main
 from datastill.errors import DatastillError
+from datastill.measure.compare import Comparison
+from datastill.measure.frontier import Grid
 from datastill.networks import Space, create_network
-from datastill.recipe import DatasetInfo, Recipe, compose, method, methods, read_networks
-from datastill.store.compensated import Budget
-from datastill.training import bank, supply, views
+from datastill.recipe import Recipe, compose, method, methods, read_networks
+from reference.pages import INFOS, PAGES, ROOT, blocks, codes, name_of, table, value_at
 
-ROOT = Path(__file__).parents[2]
-PAGES = {
-    path.name: path.read_text(encoding="utf-8")
-    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-    if path.name != "results.md"  # a table of results, made by a command
-}
-INFOS = {
-    "digits": DatasetInfo("digits", 10, (1, 8, 8), 1438, (0.3,), (0.4,)),
-    "cifar10": DatasetInfo("cifar10", 10, (3, 32, 32), 50_000, (0.5,) * 3, (0.2,) * 3),
-    "cifar100": DatasetInfo("cifar100", 100, (3, 32, 32), 50_000, (0.5,) * 3, (0.2,) * 3),
-    "tiny-imagenet": DatasetInfo("tiny-imagenet", 200, (3, 64, 64), 100_000, (0.5,) * 3, (0.2,) * 3),
-    "imagenet": DatasetInfo("imagenet", 1000, (3, 224, 224), 1_281_167, (0.5,) * 3, (0.2,) * 3),
-}
-PROFILES = {"cifar": "cifar100", "tiny-imagenet": "tiny-imagenet", "imagenet": "imagenet", "small": "digits"}
 # Of the page's own example; of arrays.
 OTHER_NAMES = {"select.order", "store.compensators"} | {
     f"label.{name}" for name in ("logits", "codes", "scale", "index", "rest", "step", "basis", "mean", "width")
@@ -53,41 +41,11 @@ for _name, _command in typer.main.get_command(app).commands.items():  # type: ig
 OPTIONS = {name for command in COMMANDS.values() for p in command.params for name in [*p.opts, *p.secondary_opts]}
 
 
-class Block(NamedTuple):
-    """A fenced block of a page; `run` where the line before it says so."""
-
-    language: str
-    text: str
-    run: bool
-
-
-def blocks(page: str) -> list[Block]:
-    found = re.findall(r"(<!-- run -->\n)?```(\w*)[^\n]*\n(.*?)\n```", PAGES[page], re.DOTALL)
-    return [Block(language, text, bool(mark)) for mark, language, text in found]
-
-
-def codes(page: str) -> list[str]:
-    """Return the inline code of a page."""
-    return re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", PAGES[page], flags=re.DOTALL))
-
-
 def commands(page: str) -> list[list[str]]:
     """Return the arguments of every datastill command of a page's blocks."""
     lines = [line for b in blocks(page) if b.language in ("console", "sh") for line in b.text.splitlines()]
     cut = [re.sub(r"^(\$ )?(\w+=\S+ )?", "", line).split(" > ")[0] for line in lines]
     return [shlex.split(line)[1:] for line in cut if line.startswith("datastill ")]
-
-
-def table(page: str, mark: str) -> list[list[str]]:
-    """Return the cells below the heading of the table that a comment marks."""
-    _, _, text = PAGES[page].partition(f"<!-- {mark} -->\n")
-    rows = re.match(r"(?:\|.*\n)+", text)
-    assert rows, f"{page} has no table '{mark}'"
-    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[0].splitlines()[2:]]
-
-
-def name_of(cell: str) -> list[str]:
-    return re.findall(r"`([^`]+)`", cell)
 
 
 @pytest.fixture
@@ -110,8 +68,14 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     def evaluated(*arguments: Any, **options: Any) -> dict[str, Any]:
         return evaluate(*arguments, **options | {"seeds": 1, "steps": 2, "controls": ["random_soft"]})
 
-    for place in ("datastill.api.compose", "datastill.cli.distil.compose"):
+    compare = datastill.compare
+
+    def compared(*arguments: Any, **options: Any) -> dict[str, Any]:
+        return compare(*arguments, **options | {"seeds": 1, "steps": 2, "controls": False})
+
+    for place in ("datastill.api.compose", "datastill.cli.distil.compose", "datastill.measure.compare.compose"):
         monkeypatch.setattr(place, composed)
+    monkeypatch.setattr("datastill.compare", compared)
     for place in ("datastill.evaluate", "datastill.cli.measure.evaluate_set"):
         monkeypatch.setattr(place, evaluated)
     monkeypatch.setattr("datastill.measure.student.EMBEDDED", 40)
@@ -155,6 +119,15 @@ def test_getting_started_runs_and_writes_what_it_says(monkeypatch, tmp_path):
     for name in ("digits-10", "digits-10-run/results.json", "digits-10-run/report.html", "digits-10-samples.png",
                  "digits-10-pictures", "digits-small"):  # fmt: skip
         assert (tmp_path / name).exists(), name
+
+
+@pytest.mark.usefixtures("small")
+def test_a_comparison_runs_and_its_results_have_the_keys_that_the_page_lists(monkeypatch, tmp_path):
+    results = run_page("comparing.md", monkeypatch)["results"]
+    assert {row["arm"] for row in results["rows"]} >= {"random", "random_hard", "herding", "herding_hard", "infer"}
+    listed = {key for row in table("comparing.md", "results") for key in name_of(row[0])}
+    assert listed == set(results)
+    assert (tmp_path / "digits-compare/results.json").exists()
 
 
 @pytest.mark.usefixtures("small")
@@ -212,6 +185,8 @@ def test_every_command_parses_and_asks_for_things_that_exist(page):
         params = COMMANDS[name].make_context(name, words[width:]).params
         if words[0] == "distill":
             check_recipe(params)
+        if words[0] in ("compare", "frontier"):
+            check_comparison(params)
         if words[0] == "evaluate":
             known = {control.name for control in method("infer").controls}
             assert set((params["only"] or "random_soft").split(",")) <= known, words
@@ -226,6 +201,22 @@ def check_recipe(params: dict[str, Any]) -> None:
         check_networks(params["teachers"])
         made = made.with_networks(params["teachers"])
     rooms.resolve(made, info)
+
+
+def check_comparison(params: dict[str, Any]) -> None:
+    """Check methods and changes of a command, its students, and every point of its grids."""
+    info = INFOS.get(params["source"], INFOS["cifar10"])
+    asked = Comparison(
+        methods=tuple(params["methods"].split(",")), changes=tuple(params["set_"] or ()), networks=params["teachers"]
+    )
+    ipc = max(map(int, params["ipc"].split(",")))
+    data: Any = SimpleNamespace(info=info)
+    recipes_ = {name: asked.recipe(name, data, ipc) for name in ("random", *asked.methods)}
+    check_networks(params["students"])
+    for grid in map(Grid.parse, params.get("grid") or ()):
+        for (_, codec), (_, label) in itertools.product(grid.codecs, grid.labels):
+            store = recipes.choice("coded", codec=dict(codec))
+            rooms.resolve(recipes_["random"].patched({"store": store, "label": label}), info)
 
 
 def check_networks(text: str) -> None:
@@ -290,68 +281,3 @@ def test_the_message_of_the_page_is_the_message_of_the_program(capsys, monkeypat
         main(["distill", "digits", "--out", "a", "--set", "match.round=50"])
     assert end.value.code == 2
     assert capsys.readouterr().err.strip() in [b.text for b in blocks("getting-started.md")]
-
-
-def test_the_budget_table_is_what_the_code_computes():
-    for data, sets, bought, used, items, labels in table("infer.md", "budget"):
-        classes, makers, ipc = map(int, re.findall(r"\((\d+), (\d+)\) at ipc (\d+)", data)[0])
-        budget = Budget.of(ipc, classes, makers)
-        nominal = ipc * classes
-        size, unit = labels.split()
-        assert int(sets) == budget.sets
-        assert bought == f"{budget.natural:,} + {budget.compensators}"
-        assert used == f"{nominal - budget.leftover:,} of {nominal:,}"
-        assert items == f"{budget.items:,}"
-        assert round(float(size) * {"kB": 1_000, "MB": 1_000_000}[unit]) == 2 * classes * budget.items
-
-
-def test_the_profiles_of_the_page_are_those_of_the_method():
-    for row in table("infer.md", "profiles"):
-        (path,) = name_of(row[0])
-        for name, cell in zip(PROFILES.values(), row[1:], strict=True):
-            made = compose("infer", INFOS[name])
-            if path == "networks":
-                assert made.networks.keys() == {arch for arch, _ in read_networks(cell).values()}
-                assert [n.settings for n in made.networks.values()] == [s for _, s in read_networks(cell).values()]
-            elif cell != "by size":
-                assert value_at(made, path) == yaml.safe_load(cell), (path, name)
-
-
-def value_at(made: Recipe, path: str) -> Any:
-    """Return a value of a recipe; one that a choice leaves to its default is looked up there."""
-    room, _, setting = path.partition(".")
-    if room in rooms.ROOMS:
-        return getattr(rooms.make_choice(room, getattr(made, room), []), setting)
-    if room == "student":
-        return getattr(made.student, setting)
-    values = [getattr(n.training, setting.removeprefix("*.training.")) for n in made.networks.values()]
-    assert values == values[:1] * len(values), path
-    return values[0]
-
-
-def test_the_controls_of_the_page_are_those_of_the_method():
-    named = sorted(name_of(row[0])[0] for row in table("infer.md", "controls"))
-    for name in ("infer", "infer-dyn"):
-        assert named == sorted(control.name for control in method(name).controls)
-
-
-def test_faithful_changes_what_the_page_says():
-    plain, faithful = (compose("infer", INFOS["cifar100"], faithful=value).plain() for value in (False, True))
-    assert {key for key in plain if plain[key] != faithful[key]} == {"faithful", "store"}
-    assert faithful["store"]["storage"] == "jpeg75"
-
-
-def test_the_choices_and_values_that_the_guides_list_are_those_of_the_code():
-    for room, _, named in table("adding-a-method.md", "choices")[:-1]:
-        assert sorted(name_of(named)) == sorted(rooms.registered(name_of(room)[0]))
-    for row in table("architecture.md", "values"):
-        (name,) = name_of(row[0])
-        homes = (rooms, recipes, views, supply, bank, sys.modules["datastill.draft"])
-        assert any(hasattr(home, name) for home in homes), name
-
-
-def test_the_tree_of_the_architecture_page_holds_every_room():
-    for entry in (ROOT / "src/datastill").iterdir():
-        if entry.suffix in (".py", "") and not entry.name.startswith("_"):
-            name = entry.name if entry.suffix else f"{entry.name}/"
-            assert f"{name}" in PAGES["architecture.md"], name

@@ -15,7 +15,6 @@ from datastill.artifact import DistilledDataset
 from datastill.engine import distil
 from datastill.errors import DatastillError
 from datastill.fields import Real
-from datastill.measure import evaluate as measured
 from datastill.measure import student as students
 from datastill.measure.evaluate import Plan, evaluate, verdict
 from datastill.measure.teachers import measure_teachers

@@ -36,8 +36,8 @@ def on_test() -> measured.Testing:
 
 def ran(own: DistilledDataset, path: Path, *, steps: int = 6, seed: int = 0, embed: bool = False) -> dict[str, Any]:
     return run_student(
-        own, own.expand(), on_test(), STUDENT, seed, recipe=own.recipe.student, steps=steps, device=tiny.device(), reporter=Reporter(), path=path,
-        label="student", embed=embed,
+        own, own.expand(), on_test(), STUDENT, seed, recipe=own.recipe.student, steps=steps, device=tiny.device(),
+        reporter=Reporter(), path=path, label="student", embed=embed,
     )  # fmt: skip
 
 
@@ -176,8 +176,8 @@ def test_the_test_images_are_looked_at_only_after_the_last_step(
     monkeypatch.setattr(measured, "predict", predicting)
     monkeypatch.setattr(measured, "run_training", learning)
     found = run_student(
-        own, own.expand(), test, STUDENT, 0, recipe=own.recipe.student, steps=6, device=tiny.device(), reporter=Reporter(),
-        path=tmp_path / "student.json", label="student", embed=False,
+        own, own.expand(), test, STUDENT, 0, recipe=own.recipe.student, steps=6, device=tiny.device(),
+        reporter=Reporter(), path=tmp_path / "student.json", label="student", embed=False,
     )  # fmt: skip
     assert events == ["trained", "test"]
     assert [step for step, _ in found["item_accuracy"]] == [1, 2, 3, 4, 5, 6]

@@ -36,11 +36,12 @@ from datastill.errors import DatastillError
 from datastill.measure.compare import CROSS, Comparison
 from datastill.measure.frontier import GRIDS, LABELS
 from datastill.measure.frontier import frontier as measure_frontier
-from datastill.measure.jobs import automatic_jobs
+from datastill.measure.jobs import jobs_on
 from datastill.measure.reproduce import Reproduction
 from datastill.measure.reproduce import reproduce as run_reproduction
 from datastill.recipe import compose
 from datastill.report.compared import failures, ipcs, reproduction_sentence, verdicts
+from datastill.report.frontier_rows import frontier_verdicts
 from datastill.report.html import write_report
 from datastill.report.pages import write_any
 from datastill.report.rows import students as students_of
@@ -100,6 +101,7 @@ def compare(
         int | None, typer.Option(help="Optimiser steps of every student; default the methods' most.")
     ] = None,
     controls: Annotated[bool, typer.Option(help="Run the methods' own controls too.")] = True,
+    only: Annotated[str | None, typer.Option(help="Only these controls: infer/noise,infer/natural_only.")] = None,
     scores: Annotated[bool, typer.Option("--scores", help="Also run what the robust scores need.")] = False,
     split: Annotated[str, typer.Option(help="test, or validation for choices.")] = "test",
     set_: Changes = None,
@@ -121,9 +123,9 @@ def compare(
     asked = {"asked": source, "classes": list(chosen or []), "size": size, "skip_bad": skip_bad}
     results = compare_methods(
         data, listed(methods), out=out, ipc=numbers(ipc, "--ipc"), students=[students], seeds=seeds, steps=steps,
-        controls=controls, scores=scores, split=split, changes=set_ or [], teachers=teachers, device=device,
-        precision=precision, compile=compile_, jobs=jobs, reporter=Terminal(console), command=command_line(),
-        source=asked,
+        controls=listed(only) if only else controls, scores=scores, split=split, changes=set_ or [], teachers=teachers,
+        device=device, precision=precision, compile=compile_, jobs=jobs, reporter=Terminal(console),
+        command=command_line(), source=asked,
     )  # fmt: skip
     show(results, out)
 
@@ -168,7 +170,7 @@ def frontier(
     opened = open_device(device, precision, compile=compile_)
     results = measure_frontier(
         data, asked, grid or GRIDS, listed(labels), out=out, device=opened, reporter=Terminal(console),
-        jobs=jobs or automatic_jobs(opened), command=command_line(),
+        jobs=jobs_on(opened, jobs), command=command_line(),
         source={"asked": source, "classes": list(chosen or []), "size": size, "skip_bad": skip_bad},
     )  # fmt: skip
     show(results, out)
@@ -205,7 +207,7 @@ def reproduce(
         changes=tuple(set_ or ()), networks=teachers,
     )  # fmt: skip
     results = run_reproduction(
-        data, asked, out=out, device=opened, reporter=Terminal(console), jobs=jobs or automatic_jobs(opened),
+        data, asked, out=out, device=opened, reporter=Terminal(console), jobs=jobs_on(opened, jobs),
         command=command_line(), source={"asked": source},
     )  # fmt: skip
     show(results, out)
@@ -214,12 +216,14 @@ def reproduce(
 
 
 def show(results: Mapping[str, Any], out: Path) -> None:
-    """Print tables and verdicts of a comparison or a frontier, and write its report."""
-    for ipc in ipcs(results):
-        for student in students_of(results):
+    """Print what a comparison or a frontier says, and write its report."""
+    for student in students_of(results):
+        found = frontier_verdicts(results, student) if results["kind"] == "frontier" else []
+        for ipc in ipcs(results) if results["kind"] == "comparison" else ():
             console.print(rich_comparison(results, ipc, student))
-            for verdict in verdicts(results, ipc, student):
-                console.print(verdict.sentence, soft_wrap=True)
+            found += verdicts(results, ipc, student)
+        for verdict in found:
+            console.print(verdict.sentence, soft_wrap=True)
     for sentence in failures(results):
         console.print(sentence, soft_wrap=True)
     console.print(f"Report: {write_any(out)}", soft_wrap=True)

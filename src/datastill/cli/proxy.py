@@ -12,7 +12,7 @@ from datastill.api import load_again
 from datastill.artifact import DistilledDataset
 from datastill.cli.common import Compile, Device, Folder, Jobs, Precision, app, command_line, console, listed
 from datastill.errors import DatastillError
-from datastill.measure.jobs import automatic_jobs
+from datastill.measure.jobs import jobs_on
 from datastill.measure.proxies import continual, hyper, nas
 from datastill.recipe import read_networks
 from datastill.report.proxies import write_proxy_report
@@ -116,7 +116,7 @@ def _run(
     distilled = DistilledDataset.load(folder)
     data, opened = load_again(distilled, source), open_device(device, precision, compile=compiled)
     results = measure(
-        distilled, data, run=run, device=opened, reporter=Terminal(console), jobs=jobs or automatic_jobs(opened),
+        distilled, data, run=run, device=opened, reporter=Terminal(console), jobs=jobs_on(opened, jobs),
         command=command_line(), **options,
     )  # fmt: skip
     for sentence in results["verdict"]:

@@ -75,7 +75,7 @@ class ArmMaker:
         self, distilled: DistilledDataset, dataset: Dataset, device: Device, reporter: Reporter, folder: Path
     ) -> None:
         self.distilled, self.dataset, self.device, self.reporter = distilled, dataset, device, reporter
-        own = [distilled.recipe.plain(), list(distilled.recipe.networks), distilled.facts["expanded"]]
+        own = [chosen(distilled.recipe), list(distilled.recipe.networks), distilled.facts["expanded"]]
         self.folder = folder / digest_of(own)[:12]
         self.bytes = distilled.ledger()["total"]
 
@@ -151,7 +151,7 @@ class ArmMaker:
         Bytes grow with the count, so the answer is closed in from both sides by weighing saved sets.
         """
         real, low = self._context(recipe).real, self.dataset.info.classes
-        high = low * min(len(real.of_class(k)) for k in range(low))
+        high = len(real.rows)
         known: dict[int, int] = {}
 
         def weigh(count: int) -> int:
@@ -165,9 +165,11 @@ class ArmMaker:
 
         if weigh(low) > self.bytes:
             return low
-        if len(self.dataset.train) and weigh(guess := min(high, 4 * low)) < self.bytes:
+        if weigh(guess := min(high, 4 * low)) < self.bytes:
             per_image = max(1, (weigh(guess) - weigh(low)) // max(1, guess - low))
             high = min(high, guess + (self.bytes - weigh(guess)) * 2 // per_image + 1)
+        else:
+            high = guess
         while high - low > 1:
             slope = (weigh(high) - weigh(low)) / (high - low)
             middle = low + round((self.bytes - weigh(low)) / max(slope, 1e-9))

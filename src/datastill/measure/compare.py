@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,12 @@ from datastill.measure.rows import (
     train_students,
     trained,
 )
-from datastill.measure.scores import scores_of
+from datastill.measure.scores import PLAIN, scores_of
 from datastill.measure.sets import made_set
 from datastill.measure.student import Testing
 from datastill.measure.teachers import Teachers
 from datastill.networks import sketch
-from datastill.recipe import Recipe, TrainRecipe, choice, compose, method, methods, read_networks
+from datastill.recipe import Control, Recipe, TrainRecipe, choice, compose, method, methods, read_networks
 from datastill.runtime.cache import locked
 from datastill.runtime.device import Device
 from datastill.runtime.files import write_json
@@ -37,16 +38,17 @@ from datastill.sources import Dataset
 
 # The field's small network, its usual large one, one of depthwise convolutions, one without BatchNorm, a small ViT.
 CROSS = ("convnet", "resnet18", "mobilenetv2", "convnet(norm=instance)", "vit_tiny")
-PLAIN = "@plain"  # ends the name of an arm whose students see neither crops nor flips nor mixing
+OF_ALL = ("student", "seed", "validation")  # students are trained alike, and scored on images that no method has seen
 RANDOM = {"select": choice("random"), "store": choice("pixels"), "match": choice("none")}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
     """What is compared, and how. students: NAME or NAME(setting=value). steps: of every student; None for the most
-    that one of the methods asks for. controls: whether each method's own controls are run too. scores: whether the
-    whole real set and students without augmentation are run, which the robust scores need. changes: `path=value` for
-    every method, or `METHOD:path=value` for one. networks: the table of every method, as `--teachers` takes it.
+    that one of the methods asks for. controls: whether each method's own controls are run too; only: which of them,
+    as METHOD/CONTROL (None: all). scores: whether the whole real set and students without augmentation are run, which
+    the robust scores need. changes: `path=value` for every method, or `METHOD:path=value` for one. networks: the table
+    of every method, as `--teachers` takes it.
     student: how students are trained; None for the recipe of `random`.
     """
 
@@ -56,6 +58,7 @@ class Comparison:
     seeds: int = 3
     steps: int | None = None
     controls: bool = True
+    only: tuple[str, ...] | None = None
     scores: bool = False
     split: str = "test"
     changes: tuple[str, ...] = ()
@@ -80,8 +83,32 @@ class Comparison:
         asked = {label: made for text in self.students for label, made in read_networks(text).items()}
         for arch, settings in asked.values():
             sketch(arch, classes=len(dataset.classes), shape=dataset.shape, settings=settings)
+        self._check_changes()
+        named = [f"{name}/{control.name}" for name in self.methods for control in method(name).controls]
+        for control in self.only or ():
+            if control not in named:
+                raise unknown("control METHOD/CONTROL", control, named)
         names = tuple(dict.fromkeys(self.methods))
         return replace(self, methods=names, students=tuple(asked), ipcs=tuple(sorted(set(self.ipcs))))
+
+    def wanted(self, name: str) -> list[Control]:
+        """Return the controls of a method that are run."""
+        if not self.controls:
+            return []
+        return [c for c in method(name).controls if self.only is None or f"{name}/{c.name}" in self.only]
+
+    def _check_changes(self) -> None:
+        """Refuse changes that would make rows incomparable, or that are asked for elsewhere."""
+        for change in self.changes:
+            name, path = _addressed(change.partition("=")[0])
+            room = path.partition(".")[0].strip()
+            if room == "ipc":
+                raise DatastillError(f"'{change}': images per class are those of the grid; ask for them with --ipc.")
+            if name and room in OF_ALL:
+                raise DatastillError(
+                    f"'{change}': {', '.join(OF_ALL[:-1])} and {OF_ALL[-1]} are the same for every method of a "
+                    f"comparison; leave '{name}:' out to change them for all."
+                )
 
     def recipe(self, name: str, dataset: Dataset, ipc: int) -> Recipe:
         """Return a method's recipe here. Raises: DatastillError where the method cannot serve the ipc or the set."""
@@ -95,10 +122,13 @@ class Comparison:
 
 
 def _addressed(change: str) -> tuple[str, str]:
-    """Return (method, change) of `METHOD:path=value`; the method is "" where a change is meant for all."""
+    """Return (method, change) of `METHOD:path=value`; the method is "" where a change is meant for all.
+
+    A colon after a dot belongs to a path, as in `networks.timm:resnet18.seed=1`.
+    """
     path, equals, value = change.partition("=")
     name, colon, rest = path.partition(":")
-    return (name.strip(), rest + equals + value) if colon else ("", change)
+    return (name.strip(), rest + equals + value) if colon and "." not in name else ("", change)
 
 
 @dataclass
@@ -153,8 +183,6 @@ def compare(
     """
     asked = asked.checked(dataset)
     recipe = asked.recipe("random", dataset, asked.ipcs[0])
-    if asked.split == "validation" and not recipe.validation:
-        raise DatastillError("to compare on a validation split, hold one out: --set validation=COUNT.")
     testing = scored_on(dataset, asked.split, recipe.validation, recipe.seed)
     protocol = asked.student or recipe.student
     with locked(out / "run"):
@@ -182,10 +210,9 @@ def _compare_at(run: _Run, ipc: int, protocol: TrainRecipe) -> None:
         for arm in arms:
             try:
                 there = trained(files, arm, student, run.asked.seeds)
+                found.append(make_row(arm, student, there, steps, run.bench.testing.split, run.teachers))
             except DatastillError as error:
                 run.failed(arm.name, ipc, error)
-                continue
-            found.append(make_row(arm, student, there, steps, run.bench.testing.split, run.teachers))
     put_against_random(found)
     _put_against_method(found)
     order = {"H": 0, "S": 1, "D": 2}
@@ -217,7 +244,9 @@ def _arms(run: _Run, ipc: int, protocol: TrainRecipe) -> tuple[list[Arm], int]:
             )  # fmt: skip
             run.networks |= run.teachers.facts(distilled.recipe)
             maker = ArmMaker(distilled, run.dataset, run.device, run.bench.reporter, run.out / "arms")
-            arms += [replace(arm, student=protocol) for arm in (maker.own(), maker.hard())]
+            own = maker.own()
+            mine = [own] if own.column == "H" else [own, maker.hard()]
+            arms += [replace(arm, student=protocol) for arm in mine]
         except DatastillError as error:
             run.failed(name, ipc, error)
             continue
@@ -229,20 +258,38 @@ def _arms(run: _Run, ipc: int, protocol: TrainRecipe) -> tuple[list[Arm], int]:
 
 
 def _add_controls(run: _Run, ipc: int, maker: ArmMaker, arms: list[Arm], protocol: TrainRecipe) -> None:
-    """Add what stands beside a method: random real images with its labels always, and its own controls if asked."""
+    """Add what stands beside a method: random real images with its labels always, and its own controls if asked.
+
+    One that cannot be made is left out by itself.
+    """
     own = maker.own()
     name = own.distilled.recipe.method
-    try:
-        if not any(arm.random and arm.column == own.column for arm in arms):
-            _add(arms, [maker.patched(f"random_{own.column}", "random real images, same labels", RANDOM)], protocol)
-        if run.asked.controls:
-            for control in method(name).controls:
-                made = maker.make(control)
-                _add(arms, [] if made is None else [replace(made, name=_prefixed(name, made.name))], protocol)
-        if run.asked.scores:
+    wanted: dict[str, Callable[[], Arm | None]] = {}
+    if not any(arm.random and _labelled_alike(arm, own) for arm in arms):
+        beside = f"random_{own.column}"
+        if any(arm.name == beside for arm in arms):
+            beside = f"{name}/{beside}"
+        wanted[beside] = partial(maker.patched, beside, "random real images, same labels", RANDOM)
+    for control in run.asked.wanted(name):
+        wanted[_prefixed(name, control.name)] = partial(maker.make, control)
+    for arm_name, make in wanted.items():
+        try:
+            made = make()
+        except DatastillError as error:
+            run.failed(arm_name, ipc, error)
+            continue
+        _add(arms, [] if made is None else [replace(made, name=arm_name)], protocol)
+    if run.asked.scores:
+        try:
             _add_for_scores(run, maker, arms, protocol)
-    except DatastillError as error:
-        run.failed(name, ipc, error)
+        except DatastillError as error:
+            run.failed(name, ipc, error)
+
+
+def _labelled_alike(one: Arm, other: Arm) -> bool:
+    """Whether students of two arms are told the same kind of labels, of the same networks where they are soft."""
+    networks = [arm.distilled.recipe.networks for arm in (one, other)]
+    return one.column == other.column and (one.column == "H" or networks[0] == networks[1])
 
 
 def _prefixed(name: str, control: str) -> str:
@@ -250,16 +297,21 @@ def _prefixed(name: str, control: str) -> str:
 
 
 def _add_for_scores(run: _Run, maker: ArmMaker, arms: list[Arm], protocol: TrainRecipe) -> None:
-    """Add the whole real set, and this method and its random images without augmentation."""
+    """Add the whole real set, and this method and its random images without augmentation.
+
+    Each has a row of its own, even where its students would meet what those of another arm meet.
+    """
     real = Real(run.dataset, maker.distilled.recipe.validation, maker.distilled.recipe.seed)
     if not any(arm.role == "whole" for arm in arms):
         patch = RANDOM | {"store": choice("pixels", total=len(real.rows)), "label": choice("hard")}
         whole = maker.patched("whole", "the whole real training set", patch)
-        _add(arms, [replace(whole, role="whole")], protocol)
-    bare = replace(protocol, crop=0, resized_crop=None, flip=False, mix="none")
+        arms.append(replace(whole, role="whole", student=protocol))
+    bare = replace(protocol, crop=0, resized_crop=None, flip=False, cutout=0, mix="none")
     own = maker.own()
-    beside = [own, *(arm for arm in arms if arm.random and arm.column == own.column)]
-    _add(arms, [replace(arm, name=arm.name + PLAIN, role="plain") for arm in beside], bare)
+    beside = [own, *(arm for arm in arms if arm.random and _labelled_alike(arm, own))]
+    there = {arm.name for arm in arms}
+    plain = {arm.name + PLAIN: replace(arm, name=arm.name + PLAIN, role="plain", student=bare) for arm in beside}
+    arms += [arm for name, arm in plain.items() if name not in there]
 
 
 def _add(arms: list[Arm], more: Sequence[Arm], protocol: TrainRecipe) -> None:

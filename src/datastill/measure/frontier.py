@@ -25,7 +25,7 @@ from datastill.measure.rows import (
 from datastill.measure.sets import made_set
 from datastill.measure.shipping import FORMS, ship
 from datastill.measure.teachers import Teachers
-from datastill.recipe import Choice, Recipe, choice
+from datastill.recipe import Choice, Recipe, TrainRecipe, choice
 from datastill.runtime.cache import locked
 from datastill.runtime.device import Device
 from datastill.runtime.files import write_json
@@ -63,8 +63,9 @@ class Grid:
         A codec is FORMAT[:QUALITY[:CHROMA]][/TILES], packed 1,024 to a file unless TILES says otherwise. Raises:
         DatastillError for anything else, and for a part that is empty.
         """
-        parts = dict(word.partition("=")[::2] for word in text.split())
-        if set(parts) != {"codecs", "ipc", "labels"}:
+        words = [word.partition("=")[::2] for word in text.split()]
+        parts = dict(words)
+        if sorted(name for name, _ in words) != ["codecs", "ipc", "labels"]:
             raise DatastillError(f"--grid wants 'codecs=... ipc=... labels=...', not '{text}'.")
         lists = {name: [entry for entry in value.split(",") if entry] for name, value in parts.items()}
         for name, entries in lists.items():
@@ -176,6 +177,11 @@ class _Frontier:
     labels: tuple[str, ...]
     failures: list[dict[str, Any]]
 
+    @property
+    def student(self) -> TrainRecipe:
+        """How every student is trained."""
+        return self.asked.student or self.recipe.student
+
     def _set(self, recipe: Recipe, name: str) -> Any:
         return made_set(
             self.dataset, recipe, self.out / "sets" / name.replace("/", "-").replace(":", "-").replace(" ", "_"),
@@ -185,8 +191,10 @@ class _Frontier:
 
     def failed(self, name: str, ipc: int, error: object) -> None:
         """Write down why a point is left out; the rest goes on."""
-        self.failures.append({"method": name, "ipc": ipc, "says": str(error)})
-        self.bench.reporter.say(f"{name} at ipc {ipc} is left out: {error}")
+        entry = {"method": name, "ipc": ipc, "says": str(error)}
+        if entry not in self.failures:
+            self.failures.append(entry)
+            self.bench.reporter.say(f"{name} at ipc {ipc} is left out: {error}")
 
     def methods(self) -> list[Arm]:
         """Return the methods' sets, under each kind of label that was asked for."""
@@ -195,12 +203,17 @@ class _Frontier:
             for ipc in self.asked.ipcs:
                 try:
                     distilled = self._set(self.asked.recipe(name, self.dataset, ipc), f"{name} ipc{ipc}")
-                    maker = ArmMaker(distilled, self.dataset, self.bench.device, self.bench.reporter, self.out / "arms")
-                    for label in self.labels:
-                        arms.append(replace(_labelled(maker, label), name=f"{name}, {label} ipc{ipc}",
-                                            student=self.recipe.student))  # fmt: skip
                 except DatastillError as error:
                     self.failed(name, ipc, error)
+                    continue
+                maker = ArmMaker(distilled, self.dataset, self.bench.device, self.bench.reporter, self.out / "arms")
+                own = distilled.fields.label.column
+                for label in [x for x in self.labels if (x, own) != ("own", "H")]:  # which are the hard ones then
+                    called = f"{name}, {label} ipc{ipc}"
+                    try:
+                        arms.append(replace(_labelled(maker, label), name=called, student=self.student))
+                    except DatastillError as error:
+                        self.failed(called, ipc, error)
         return arms
 
     def points(self, grid: Grid) -> list[Arm]:
@@ -220,7 +233,7 @@ class _Frontier:
                         self.failed(name, ipc, error)
                         continue
                     says = f"random real images under {codec}, labels {label}"
-                    arms.append(Arm(name, says, distilled, role="frontier", student=self.recipe.student))
+                    arms.append(Arm(name, says, distilled, role="frontier", student=self.student))
         return arms
 
 
@@ -245,10 +258,9 @@ def _measured(run: _Frontier, arms: Sequence[Arm], teachers: Teachers) -> list[d
         for arm in arms:
             try:
                 there = trained(files, arm, student, asked.seeds)
+                rows.append(make_row(arm, student, there, steps, asked.split, teachers))
             except DatastillError as error:
                 run.failed(arm.name, arm.distilled.recipe.ipc, error)
-                continue
-            rows.append(make_row(arm, student, there, steps, asked.split, teachers))
     put_against_random(rows)
     return rows
 
@@ -267,7 +279,7 @@ def _shipped(run: _Frontier) -> list[dict[str, Any]]:
 
 
 def _results(run: _Frontier, rows: list[dict[str, Any]], teachers: Teachers, command: str) -> dict[str, Any]:
-    asked, student = run.asked, run.recipe.student
+    asked, student = run.asked, run.student
     shared = run_facts(run.dataset, run.source, run.bench, command)
     return {
         "kind": "frontier",

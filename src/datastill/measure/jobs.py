@@ -37,6 +37,18 @@ def automatic_jobs(device: Device) -> int:
     return max(1, min(MOST_ON_CPU, os.cpu_count() or 1))
 
 
+def jobs_on(device: Device, asked: int | None) -> int:
+    """Return how many trainings run at once: as many as asked for, with None as many as the device bears.
+
+    Raises: DatastillError for a number below 1.
+    """
+    if asked is None:
+        return automatic_jobs(device)
+    if asked < 1:
+        raise DatastillError(f"--jobs must be at least 1, not {asked}.")
+    return asked
+
+
 def run_tasks(
     tasks: Sequence[Task], shared: Any, *, jobs: int, device: Device, reporter: Reporter, phase: str
 ) -> dict[int, str]:
@@ -50,10 +62,10 @@ def run_tasks(
         device, reporter: where, and who is told. With one job tasks report their own steps.
         phase: what the progress of several jobs is called.
 
-    Raises: whatever is no DatastillError: a mistake of our own is not a result.
+    Raises: DatastillError for fewer jobs than one, and whatever a task raises that is none: a mistake of our own is not
+        a result.
     """
-    if jobs < 1:
-        raise DatastillError(f"--jobs must be at least 1, not {jobs}.")
+    jobs = jobs_on(device, jobs)
     if jobs == 1 or len(tasks) < 2:
         return _one_by_one(tasks, shared, device, reporter)
     failed: dict[int, str] = {}

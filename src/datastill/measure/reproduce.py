@@ -41,6 +41,7 @@ from datastill.training.loop import Learner, train
 from datastill.training.supply import supply
 
 TIMED_STEPS = 3
+MARGIN = 0.9  # of the limit, for the scale that is proposed: no two timings are equal
 PAPERS, COMMON = "the paper's protocol", "the common protocol"
 
 
@@ -84,7 +85,8 @@ def scaled(recipe: Recipe, scale: float) -> Recipe:
 
     def fewer(training: TrainRecipe) -> TrainRecipe:
         steps = None if training.steps is None else max(1, round(training.steps * scale))
-        return replace(training, epochs=max(1, round(training.epochs * scale)), steps=steps)
+        epochs, warmup = max(1, round(training.epochs * scale)), round(training.warmup * scale)
+        return replace(training, epochs=epochs, warmup=warmup, steps=steps)
 
     settings = dict(recipe.match.settings)
     if "rounds" in settings:
@@ -116,11 +118,12 @@ def _told(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def estimate(dataset: Dataset, recipe: Recipe, student: str, seeds: int, device: Device) -> Cost:
-    """Return what a run of the recipe and its students would cost on this device.
+def estimate(dataset: Dataset, recipe: Recipe, common: TrainRecipe, student: str, seeds: int, device: Device) -> Cost:
+    """Return what a run of the recipe, and of its students under its own and a common protocol, would cost here.
 
-    Networks that the cache holds cost nothing. A round of a match on a network is taken as two thirds of a training
-    step of that network on as many images: weights that are not trained have no gradient.
+    Networks that the cache holds cost nothing. Two protocols that are equal share their students. A round of a match on
+    a network is taken as two thirds of a training step of that network on as many images: weights that are not trained
+    have no gradient.
     """
     real, info = Real(dataset, recipe.validation, recipe.seed), dataset.info
     bank = Bank(device, Reporter())
@@ -135,8 +138,10 @@ def estimate(dataset: Dataset, recipe: Recipe, student: str, seeds: int, device:
         images = rounds * recipe.ipc * info.classes
         phases[f"match on {name}"] = step * 2 / 3 * images / made.training.batch
     ((arch, settings),) = read_networks(student).values()
-    step = _step_seconds(dataset, arch, settings, recipe.student, device)
-    phases[f"{2 * seeds} students"] = 2 * seeds * step * recipe.student.work(items).steps
+    protocols = [recipe.student] if common == recipe.student else [recipe.student, common]
+    step = sum(_step_seconds(dataset, arch, settings, training, device) for training in protocols)
+    count = 2 * seeds * len(protocols)
+    phases[f"{count} students"] = 2 * seeds * step * recipe.student.work(items).steps
     return Cost(phases)
 
 
@@ -193,15 +198,15 @@ def reproduce(
     student = asked.student or paper.student
     recipe = scaled(_recipe(asked, asked.method, dataset, paper.ipc), asked.scale)
     resolve(recipe, dataset.info)
-    cost = estimate(dataset, recipe, student, asked.seeds, device)
+    common = scaled(_recipe(asked, "random", dataset, paper.ipc), asked.scale).student
+    cost = estimate(dataset, recipe, common, student, asked.seeds, device)
     if cost.total > asked.limit:
-        share = asked.limit / cost.total
+        share = MARGIN * asked.scale * asked.limit / cost.total
         raise DatastillError(
             f"this would take about {_told(cost.total)} on this device ({cost}), more than the {_told(asked.limit)} "
             f"that --limit allows; raise --limit, or run a part of it with --scale {max(share, 0.0001):.2g} (its rows "
             "are named after the scale)."
         )
-    common = scaled(_recipe(asked, "random", dataset, paper.ipc), asked.scale).student
     testing = scored_on(dataset, "test", recipe.validation, recipe.seed)
     bench, teachers = Bench(testing, out, device, reporter, jobs), Teachers(dataset, testing, device, reporter)
     facts = dict(source or {"asked": dataset.origin})
@@ -244,7 +249,7 @@ def reproduce(
 def _recipe(asked: Reproduction, name: str, dataset: Dataset, ipc: int) -> Recipe:
     of_networks = [c for c in asked.changes if c.startswith("networks.")]
     mine = [c for c in asked.changes if c not in of_networks] if name == asked.method else []
-    made = compose(name, dataset.info, ipc=ipc, changes=mine)
+    made = compose(name, dataset.info, ipc=ipc, faithful=name == asked.method, changes=mine)
     return (made.with_networks(asked.networks) if asked.networks else made).changed(of_networks)
 
 

@@ -38,9 +38,14 @@ class Bench:
 
 
 def scored_on(dataset: Dataset, split: str, validation: int, seed: int) -> Testing:
-    """Return the test split, or the training images that a recipe with `validation` and `seed` held out."""
+    """Return the test split, or the training images that a recipe with `validation` and `seed` held out.
+
+    Raises: DatastillError for a validation split of no images.
+    """
     if split == "test":
         return Testing(dataset.test.pixels, dataset.test.labels, split, dataset.fingerprint)
+    if not validation:
+        raise DatastillError("to measure on a validation split, hold one out: --set validation=COUNT.")
     real = Real(dataset, validation, seed)
     rows = real.held_out
     return Testing(dataset.train.batch(rows), dataset.train.labels[rows], split, real.key)
@@ -177,7 +182,9 @@ def put_against_random(rows: Iterable[dict[str, Any]]) -> None:
 
 
 def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return row["ipc"], row["student"], row["column"]
+    # Soft labels are the same kind only if the same networks gave them.
+    networks = None if row["column"] == "H" else digest_of(row["recipe"]["networks"])
+    return row["ipc"], row["student"], row["column"], networks
 
 
 def _set_seconds(folder: Path) -> float | None:
@@ -185,4 +192,5 @@ def _set_seconds(folder: Path) -> float | None:
     timed = folder / RUN
     if not timed.exists():
         return None
-    return sum(seconds for name, seconds in read_json(timed)["seconds"].items() if not name.startswith("train "))
+    times = read_json(timed)["seconds"]
+    return float(sum(seconds for name, seconds in times.items() if not name.startswith("train ")))

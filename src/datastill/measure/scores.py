@@ -134,10 +134,11 @@ def _ingredients(own: Row, augmented: Sequence[Row], plain: Sequence[Row]) -> di
     student = [row for row in augmented if row["student"] == own["student"]]
     beside = [row for row in student if row["ipc"] == own["ipc"]]
     hard = [row for row in beside if (row["method"], row["column"]) == (own["method"], "H")]
-    # The real set has no images per class: a comparison of several ipc trains on it once.
+    # The real set has no images per class, so that of another ipc will do; that of the same ipc had the same steps.
+    whole = [row for row in [*beside, *student] if (row["role"], row["column"]) == ("whole", "H")]
     found = {
         "own": own,
-        "whole": _first(row for row in student if (row["role"], row["column"]) == ("whole", "H")),
+        "whole": _first(whole),
         "hard": own if own["column"] == "H" else _first(row for row in hard if row["role"] in ("hard", "method")),
         "random": _first(row for row in beside if row["random"] and row["column"] == own["column"]),
     }

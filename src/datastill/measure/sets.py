@@ -15,6 +15,7 @@ from datastill.runtime.cache import cache_dir
 from datastill.runtime.device import Device
 from datastill.runtime.files import digest_of, sha256_file
 from datastill.runtime.progress import Reporter
+from datastill.settings import chosen
 from datastill.sources import Dataset
 
 
@@ -33,7 +34,7 @@ def made_set(
     A set of another recipe in `folder` is replaced. Raises: DatastillError, as `distil` does.
     """
     real = Real(dataset, recipe.validation, recipe.seed)
-    key = digest_of([recipe.plain(), list(recipe.networks), real.key, device.precision, FORMAT])
+    key = digest_of([chosen(recipe), list(recipe.networks), real.key, device.precision, FORMAT])
     kept = cache_dir() / "sets" / key
     distil(
         dataset, recipe, device=device, reporter=reporter, out=kept, resume=True, source=source, command=command,

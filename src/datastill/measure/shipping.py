@@ -19,6 +19,7 @@ from datastill.training.predict import accuracy, predict
 
 Form = Literal["fp32", "fp16", "int8"]
 FORMS: tuple[Form, ...] = ("fp32", "fp16", "int8")
+SMALLEST, EPSILON = 2.0**-24, 2.0**-10  # above zero, and above one, of fp16
 
 
 def packed(state: Mapping[str, Tensor], form: Form) -> dict[str, Tensor]:
@@ -29,13 +30,19 @@ def packed(state: Mapping[str, Tensor], form: Form) -> dict[str, Tensor]:
         if not value.is_floating_point() or form == "fp32":
             sent[name] = value
         elif form == "int8" and value.ndim >= 2:
-            step = (value.flatten(1).abs().amax(dim=1) / 127).clamp(min=1e-7).half()
+            step = _rounded_up(value.flatten(1).abs().amax(dim=1) / 127)
             wide = step.float().view(-1, *[1] * (value.ndim - 1))
             sent[name] = (value / wide).round().clamp(-127, 127).to(torch.int8)
             sent[f"{name}.step"] = step
         else:
             sent[name] = value.half()
     return sent
+
+
+def _rounded_up(step: Tensor) -> Tensor:
+    """Return positive fp16 numbers that are not below `step`: a smaller one would cut the largest weights off."""
+    half = step.clamp(min=SMALLEST).half()
+    return torch.where(half.float() < step, (step * (1 + EPSILON) + SMALLEST).half(), half)
 
 
 def unpacked(sent: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from datastill.artifact import DistilledDataset
@@ -49,7 +50,8 @@ class Teachers:
         """Return the accuracy of the mean of the recipe's networks' logits in percent ("ship the teachers")."""
         if not recipe.networks:
             return None
-        return accuracy(sum(self._answers(recipe, name) for name in recipe.networks), self.testing.labels)
+        answers = torch.stack([self._answers(recipe, name) for name in recipe.networks])
+        return accuracy(answers.sum(dim=0), self.testing.labels)
 
     def _training(self, recipe: Recipe, name: str) -> tuple[Training, Real]:
         real = Real(self.dataset, recipe.validation, recipe.seed)

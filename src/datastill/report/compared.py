@@ -208,7 +208,9 @@ def reproduction_sentence(found: Mapping[str, Any]) -> str:
     errors = found["standard_errors"]
     apart = "one seed, so no standard error" if errors is None else f"{errors:+.1f} of our standard errors"
     beside = found["against_random"]
-    control = "" if beside is None else f" Random real images with the same labels: {beside['mean']:+.2f} above them."
+    control = (
+        "" if beside is None else f" Against random real images with the same labels: {beside['mean']:+.2f} points."
+    )
     return words.minus(
         f"{found['arm']}: the paper's {found['paper']:g}{spread} ({found['where']}), ours {ours}: "
         f"{found['difference']:+.2f} points, {apart}; {found['steps']:,} steps, {words.duration(found['seconds'])}."

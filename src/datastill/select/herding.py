@@ -40,4 +40,4 @@ def herd(phi: Tensor, n: int) -> Tensor:
         far[picked] = math.inf
         picked.append(int(far.argmin()))
         total = total + phi[picked[-1]]
-    return torch.tensor(picked)
+    return torch.tensor(picked, dtype=torch.long)

@@ -53,4 +53,4 @@ def farthest_first(phi: Tensor, n: int, first: int) -> Tensor:
         nearest = torch.minimum(nearest, distances(phi, phi[picked[-1]]))
         nearest[picked[-1]] = -math.inf
         picked.append(int(nearest.argmax()))
-    return torch.tensor(picked)
+    return torch.tensor(picked[:n], dtype=torch.long)
