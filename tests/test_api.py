@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -127,3 +129,58 @@ def test_opening_a_set_never_fetches_pretrained_weights(
     DistilledDataset.load(tmp_path / "set")
     assert len(asked) == 2
     assert all("pretrained" not in given for given in asked)
+
+
+def compared(photos: Path, out: Path, **options: Any) -> dict[str, Any]:
+    changes = ["networks.*.training.steps=2", "networks.*.training.batch=8", "student.batch=4", "infer:match.rounds=1"]
+    given: dict[str, Any] = {"ipc": 3, "students": ["convnet(width=8)"], "seeds": 1, "steps": 2, "controls": False}
+    return datastill.compare(str(photos), ["infer"], out=out, changes=changes, device="cpu",
+                             teachers="convnet(width=8),convnet(width=10)", **(given | options))  # fmt: skip
+
+
+def test_methods_are_compared_in_one_call(photos: Path, tmp_path: Path) -> None:
+    results = compared(photos, tmp_path / "run", command="mine", source={"asked": "photos", "size": 32})
+    assert [row["arm"] for row in results["rows"]] == ["random_hard", "infer_hard", "random", "infer"]
+    assert {row["ipc"] for row in results["rows"]} == {3}
+    assert results == json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["source"]["asked"] == "photos"
+    assert (results["commands"], results["device"]["jobs"]) == (["mine"], "1")
+    made = DistilledDataset.load(tmp_path / "run" / "sets" / "infer-ipc3")
+    assert made.recipe.match.settings["rounds"] == 1
+
+
+def test_several_ipcs_and_some_controls_are_compared(photos: Path, tmp_path: Path) -> None:
+    results = compared(photos, tmp_path / "run", ipc=[4, 3], controls=["infer/noise"])
+    rows = [(row["ipc"], row["arm"]) for row in results["rows"]]
+    each = ["random_hard", "infer_hard", "random", "infer", "infer/noise"]
+    assert rows == [(ipc, arm) for ipc in (3, 4) for arm in each]
+    with pytest.raises(DatastillError, match="'infer/nois'; did you mean 'infer/noise'"):
+        compared(photos, tmp_path / "run", controls=["infer/nois"])
+
+
+@pytest.mark.parametrize("jobs", [0, -2])
+def test_fewer_jobs_than_one_are_refused_before_any_work(jobs: int, photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(DatastillError, match=f"--jobs must be at least 1, not {jobs}"):
+        compared(photos, tmp_path / "run", jobs=jobs)
+    made = small(photos, tmp_path / "set")
+    with pytest.raises(DatastillError, match=f"--jobs must be at least 1, not {jobs}"):
+        datastill.evaluate(made, ["convnet(width=8)"], run=tmp_path / "run", jobs=jobs, device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_none_takes_as_many_jobs_as_the_device_bears(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def noted(*args: Any, jobs: int, **options: Any) -> dict[str, Any]:
+        seen.append(jobs)
+        return {}
+
+    monkeypatch.setattr("datastill.measure.jobs.automatic_jobs", lambda device: 3)
+    monkeypatch.setattr("datastill.api._compare", noted)
+    monkeypatch.setattr("datastill.api._evaluate", noted)
+    for jobs in (None, 2):
+        compared(photos, tmp_path / "run", jobs=jobs)
+        datastill.evaluate(small(photos, tmp_path / f"set {jobs}"), ["convnet(width=8)"], jobs=jobs, device="cpu")
+    assert seen == [3, 3, 2, 2]

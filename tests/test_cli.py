@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -10,8 +12,11 @@ import pytest
 from PIL import Image
 
 from datastill import DistilledDataset
+from datastill import recipe as recipes
 from datastill.cli import main
 from datastill.cli.common import command_line
+from datastill.recipe import Paper, method
+from datastill.report.compared import reproduction_sentence
 
 TINY = ["--teachers", "convnet(width=8),resnet10(width=8)", "--set", "networks.*.training.epochs=1",
         "--classes", "0,1,7", "--set", "match.rounds=2", "--set", "student.batch=16", "--device", "cpu"]  # fmt: skip
@@ -212,3 +217,105 @@ def test_debug_shows_the_traceback() -> None:
 def test_the_commands_that_only_tell_succeed(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*words) == 0
     assert capsys.readouterr().out.strip()
+
+
+FEW = ["--teachers", "convnet(width=8),resnet10(width=8)", "--set", "networks.*.training.steps=4", "--classes", "0,1,7",
+       "--set", "student.batch=8", "--students", "convnet(width=8)", "--jobs", "1", "--device", "cpu"]  # fmt: skip
+
+
+def words_of(capsys: pytest.CaptureFixture[str]) -> str:
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_compare_measures_methods_and_goes_on_where_it_stopped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    words = ("compare", "digits", "--methods", "infer", "--ipc", "4", "--seeds", "2", "--steps", "3", "--only",
+             "infer/noise", "--set", "infer:match.rounds=2", "--out", str(out), *FEW)  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["datastill", *words])
+    assert run(*words) == 0
+    results = json.loads((out / "results.json").read_text())
+    assert [row["arm"] for row in results["rows"]] == ["random_hard", "infer_hard", "random", "infer", "infer/noise"]
+    assert results["source"]["asked"] == "digits"
+    assert results["source"]["classes"] == ["0", "1", "7"]
+    assert results["commands"][0].startswith("datastill compare digits --methods infer --ipc 4 --seeds 2 --steps 3")
+    assert "--out DIR --teachers" in results["commands"][0]
+    said = words_of(capsys)
+    assert "fewer than 3 seeds" in said
+    assert (out / "report.html").stat().st_size > 10_000
+    before = {p: p.stat().st_mtime_ns for p in (out / "students").glob("*.json")}
+    assert len(before) == 10
+    assert run(*words) == 0
+    assert before == {p: p.stat().st_mtime_ns for p in (out / "students").glob("*.json")}
+
+
+def test_compare_says_what_was_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("compare", "digits", "--methods", "infer", "--ipc", "1", "--seeds", "1", "--steps", "1", "--no-controls",
+               "--out", str(tmp_path / "run"), *FEW) == 0  # fmt: skip
+    assert "infer at ipc 1 was left out: store 'compensated' has no room at ipc=1" in words_of(capsys)
+
+
+def test_frontier_measures_codecs_and_networks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    assert run("frontier", "digits", "--steps", "2", "--methods", "random", "--ipc", "2", "--seeds", "1", "--grid",
+               "codecs=raw/1,webp-lossless,nope ipc=2 labels=hard", "--grid", "codecs=raw ipc=2 labels=fp16",
+               "--out", str(out), *FEW) == 0  # fmt: skip
+    results = json.loads((out / "results.json").read_text())
+    assert {row["arm"] for row in results["rows"]} == {
+        "random, own ipc2", "random, hard ipc2", "random raw/1, hard ipc2", "random webp-lossless, hard ipc2",
+        "random raw, fp16 ipc2",
+    }  # fmt: skip
+    assert len(results["networks"]) == 6
+    assert "random nope, hard ipc2 at ipc 2 was left out" in words_of(capsys)
+    assert (out / "report.html").stat().st_size > 10_000
+
+
+def test_reproduce_puts_the_papers_number_beside_ours(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paper = Paper("digits", 4, "convnet(width=8)", "S", 90.0, None, "Table 99")
+    monkeypatch.setitem(recipes._METHODS, "infer", replace(method("infer"), paper=(paper,)))
+    few = [w for w in FEW if w not in ("--classes", "0,1,7", "--students", "convnet(width=8)")]
+    out = tmp_path / "run"
+    assert run("reproduce", "infer", "--source", "digits", "--seeds", "1", "--scale", "0.5", "--set", "match.rounds=2",
+               "--set", "student.epochs=2", "--out", str(out), *few) == 0  # fmt: skip
+    results = json.loads((out / "results.json").read_text())
+    assert [line["scale"] for line in results["reproduction"]] == [0.5, 0.5]
+    said = words_of(capsys)
+    assert "Table 99" in said
+    for line in results["reproduction"]:
+        assert reproduction_sentence(line) in said
+    assert "--scale" in refused(capsys, "reproduce", "infer", "--source", "digits", "--limit", "0", "--out",
+                                str(tmp_path / "other"), *few)  # fmt: skip
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("compare", "digits", "--methods", "infr"), "there is no method 'infr'; did you mean 'infer'"),
+        (("compare", "digits", "--methods", ","), "this grid is empty"),
+        (("compare", "digits", "--ipc", "ten"), "--ipc wants whole numbers with commas between, not 'ten'"),
+        (("compare", "digits", "--students", "convnett"), "did you mean 'convnet'"),
+        (("compare", "digits", "--set", "infr:match.rounds=2"), "there is no method 'infr'"),
+        (("compare", "digits", "--set", "infer:seed=2"), "the same for every method"),
+        (("compare", "digits", "--only", "infer/nois"), "did you mean 'infer/noise'"),
+        (("compare", "digits", "--split", "validation"), "hold one out: --set validation=COUNT"),
+        (("compare", "digits", "--jobs", "0"), "--jobs must be at least 1, not 0"),
+        (("compare", "nowhere/at/all"), "nowhere/at/all"),
+        (("frontier", "digits", "--steps", "2", "--grid", "codecs=raw"), "--grid wants"),
+        (("frontier", "digits", "--steps", "0"), "at least one seed, one step"),
+        (("frontier", "digits", "--steps", "2", "--jobs", "0"), "--jobs must be at least 1, not 0"),
+        (("frontier", "digits"), "--steps"),
+        (("reproduce", "infer", "--source", "digits"), "has no number for 'digits'; there are: cifar10, cifar100"),
+        (("reproduce", "herding", "--source", "digits"), "no number of a paper is on record for method 'herding'"),
+        (("reproduce", "infer", "--source", "digits", "--scale", "2"), "--scale must be above 0 and at most 1, not 2"),
+        (("reproduce", "infer", "--source", "digits", "--jobs", "0"), "--jobs must be at least 1, not 0"),
+    ],
+)
+def test_a_bad_measurement_is_refused_before_any_work(
+    words: tuple[str, ...], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert told in refused(capsys, *words, "--out", str(tmp_path / "run"))
+    assert not (tmp_path / "run" / "results.json").exists()

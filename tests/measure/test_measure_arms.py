@@ -10,6 +10,7 @@ import torch
 
 from datastill.artifact import MANIFEST, DistilledDataset
 from datastill.engine import distil
+from datastill.measure import arms
 from datastill.measure.arms import Arm, ArmMaker
 from datastill.recipe import choice, method
 from datastill.runtime.progress import Reporter
@@ -167,7 +168,26 @@ def test_equal_bytes_takes_what_small_classes_have(tmp_path: Path) -> None:
     recipe = tiny.recipe(label=choice("dynamic"))
     large = distil(data, recipe, device=tiny.device(), reporter=Reporter(), out=tmp_path / "set")
     maker = ArmMaker(large, data, tiny.device(), Reporter(), tmp_path / "arms")
-    assert len(made(maker, "equal_bytes_hard").distilled) >= 24
+    filled = made(maker, "equal_bytes_hard").distilled
+    counts = filled.content.pictures.cls.bincount().tolist()
+    assert counts.pop(2) == 6
+    assert min(counts) > 6, "large classes give more where a small one is used up"
+    assert filled.ledger()["total"] <= large.ledger()["total"]
+
+
+def test_equal_bytes_of_a_small_set_are_found_without_weighing_the_whole_real_set(
+    own: DistilledDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maker, weighed = ArmMaker(own, tiny.dataset(), tiny.device(), Reporter(), tmp_path), []
+    maker.bytes -= 2000
+
+    def noted(*args: Any, **options: Any) -> DistilledDataset:
+        weighed.append(args[1].store.settings["total"])
+        return distil(*args, **options)
+
+    monkeypatch.setattr(arms, "distil", noted)
+    made(maker, "equal_bytes_hard")
+    assert 4 <= weighed[-1] < 16 == max(weighed)
 
 
 def test_the_arms_of_another_set_are_not_taken_for_this_ones(own: DistilledDataset, tmp_path: Path) -> None:

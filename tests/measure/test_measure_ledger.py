@@ -61,8 +61,9 @@ def test_no_file_holds_a_path_of_the_machine(tmp_path):
 def evaluated() -> dict[str, Any]:
     """Results of an evaluation: no protocol of their own, a recipe of the set, controls whose recipe is not known."""
     own, control = row("infer", [46.0, 47.0]), row("infer", [51.0, 52.0], arm="random_soft", role="control")
-    control |= {"random": True, "recipe": None}
+    control["random"] = True
     results = measured([own, control], kind="evaluation")
+    control["recipe"] = None
     del results["protocol"]
     return results | {"recipe": {"method": "infer", "student": {"lr": 0.1}}, "counts": {"items": 30}}
 

@@ -208,9 +208,9 @@ def test_the_seconds_of_a_set_leave_out_networks_and_are_unknown_where_nobody_ti
 
 
 def line(arm: str, *per_seed: float, ipc: int = 4, student: str = "a", column: str = "S", random: bool = False,
-         role: str = "method") -> dict[str, Any]:  # fmt: skip
+         role: str = "method", networks: str = "a") -> dict[str, Any]:  # fmt: skip
     return {"arm": arm, "ipc": ipc, "student": student, "column": column, "random": random, "role": role,
-            "top1": {"per_seed": list(per_seed)}}  # fmt: skip
+            "top1": {"per_seed": list(per_seed)}, "recipe": {"networks": networks}}  # fmt: skip
 
 
 def test_a_row_stands_beside_random_images_of_its_ipc_student_and_column_only() -> None:
@@ -224,16 +224,20 @@ def test_a_row_stands_beside_random_images_of_its_ipc_student_and_column_only() 
         line("infer-dyn", 50.0, 52.0, 57.0, column="D"),
         line("infer@plain", 50.0, 52.0, 57.0, role="plain"),
         line("whole", 90.0, 91.0, 92.0, column="H", role="whole"),
+        line("infer, other networks", 50.0, 52.0, 57.0, networks="b"),
+        line("infer_hard, other networks", 30.0, 31.0, 32.0, column="H", role="hard", networks="b"),
         line("second random", 1.0, 2.0, 3.0, random=True, role="control"),
     ]
     put_against_random(rows)
     found = {row["arm"]: row["against_random"] for row in rows}
     assert {arm for arm, gap in found.items() if gap is None} == {
         "random", "random_hard", "infer, other ipc", "infer, other student", "infer-dyn", "infer@plain",
+        "infer, other networks",
     }  # fmt: skip
     assert found["infer"]["mean"] == pytest.approx((10 + 11 + 12) / 3)
     assert found["infer_hard"]["mean"] == pytest.approx((-10 - 6 - 6) / 3)
     assert found["whole"]["mean"] == pytest.approx(70.0)
+    assert found["infer_hard, other networks"]["mean"] == pytest.approx(10.0)
     assert found["second random"]["mean"] == pytest.approx(-40.0)
     gap = Difference.of([50.0, 52.0, 57.0], [40.0, 41.0, 45.0])
     assert found["infer"] == {"mean": gap.mean, "t": gap.t, "p": gap.p, "n": 3, "verdict": "better"}

@@ -22,7 +22,8 @@ def row(arm: str, top1: list[float], **changes: Any) -> dict[str, Any]:
     """Return the fields of a row that the scores read, under changes; the method is the arm's."""
     made: dict[str, Any] = {"arm": arm, "method": arm, "role": "method", "random": False, "ipc": 10,
                             "student": "convnet", "column": "S", "seeds": list(range(len(top1))),
-                            "top1": {"per_seed": top1}, "same_work": True}  # fmt: skip
+                            "top1": {"per_seed": top1}, "same_work": True,
+                            "recipe": {"networks": {"first": {"arch": "convnet"}}}}  # fmt: skip
     return made | changes
 
 
@@ -184,6 +185,22 @@ def test_another_column_ipc_or_student_is_never_borrowed() -> None:
 def test_the_whole_set_is_trained_on_once_for_every_ipc() -> None:
     rows = comparison(10) + [r for r in comparison(50) if r["role"] != "whole"]
     assert [s["hlr"]["mean"] for s in scores_of(rows) if s["method"] == "good"] == pytest.approx([0.51, 0.51])
+
+
+def test_the_whole_set_of_the_same_ipc_comes_first_since_it_had_the_same_steps() -> None:
+    other = [r | {"top1": {"per_seed": [90.0, 92.0, 91.0]}} if r["role"] == "whole" else r for r in comparison(50)]
+    found = [s["hlr"]["mean"] for s in scores_of(comparison(10) + other) if s["method"] == "good"]
+    assert found == pytest.approx([0.51, 0.61])
+
+
+def test_random_images_are_those_whose_labels_came_from_the_same_networks() -> None:
+    other = {"networks": {"first": {"arch": "resnet18"}}}
+    mine = row("good", [45.0, 47.0, 46.0], recipe=other)
+    rows = [r for r in comparison() if r["arm"] != "good"] + [mine]
+    assert only(rows)["ior"] is None
+    rows.append(row("good/random_S", [44.0, 44.0, 44.0], method="good", role="control", random=True, recipe=other))
+    assert only(rows)["ior"]["per_seed"] == pytest.approx([0.01, 0.03, 0.02])
+    assert only(rows)["hlr"]["mean"] == pytest.approx(0.51)
 
 
 def test_only_seeds_that_every_row_has_are_counted() -> None:

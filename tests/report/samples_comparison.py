@@ -93,7 +93,7 @@ def row_of(arm: str, ipc: int, student: str, seeds: int, split: str) -> dict[str
         "top1": {"per_seed": list(top1.per_seed), "mean": top1.mean, "std": top1.std, "n": top1.n},
         "per_class": [top1.mean] * len(CLASSES), "seconds": [0.5] * seeds, "losses": [2.0, 1.0, 0.5],
         "item_accuracy": [[50, 10.0]], "embedding": None,
-        "recipe": {"label": {"kind": {"H": "hard", "S": "static", "D": "dynamic"}[column]}},
+        "recipe": {"label": {"kind": {"H": "hard", "S": "static", "D": "dynamic"}[column]}, "networks": {}},
     }  # fmt: skip
 
 

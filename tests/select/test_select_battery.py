@@ -57,6 +57,29 @@ def test_a_larger_choice_extends_a_smaller_one(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SELECTS)
+def test_unequal_counts_take_the_first_of_what_equal_ones_take(name: str) -> None:
+    ctx = looking(name)
+    whole = ctx.fields.select.start(12, ctx)
+    for counts in ([3, 1, 12, 7], [0, 5, 0, 1], [0, 0, 0, 0]):
+        picked = ctx.fields.select.pick(counts, ctx)
+        assert [len(rows) for rows in picked] == counts
+        for rows, mine in zip(picked, whole, strict=True):
+            assert rows.dtype == torch.long
+            assert torch.equal(rows, mine[: len(rows)])
+
+
+@pytest.mark.parametrize("name", SELECTS)
+def test_a_small_class_hinders_no_other_that_is_asked_for_more(name: str) -> None:
+    ctx = looking(name, tiny.dataset(per_class=(12, 12, 3, 12)))
+    picked = ctx.fields.select.pick([12, 7, 3, 4], ctx)
+    assert [len(rows) for rows in picked] == [12, 7, 3, 4]
+    labels = tiny.dataset(per_class=(12, 12, 3, 12)).train.labels
+    assert [set(labels[rows].tolist()) for rows in picked] == [{0}, {1}, {2}, {3}]
+    with pytest.raises(DatastillError, match=r"class 'class 2' has 3 training images, but .* 4 per class"):
+        ctx.fields.select.pick([1, 1, 4, 1], ctx)
+
+
+@pytest.mark.parametrize("name", SELECTS)
 def test_a_class_with_too_few_images_is_named_with_what_would_do(name: str) -> None:
     ctx = looking(name, tiny.dataset(per_class=(12, 12, 3, 12)))
     with pytest.raises(DatastillError, match=r"class 'class 2' has 3 .* smaller --ipc or leave the class out"):

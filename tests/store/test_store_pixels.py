@@ -76,6 +76,9 @@ def test_a_small_class_that_is_not_asked_for_more_does_not_hinder_the_others() -
     assert [len(r) for r in natural_rows(torch.tensor([0, 0, 0, 0]), ctx)] == [0, 0, 0, 0]
 
 
+UNEQUAL = (12, 5, 3, 12)
+
+
 @pytest.mark.parametrize("total", range(12))
 def test_spread_differs_by_at_most_one_and_grows_class_by_class(total: int) -> None:
     ctx = tiny.context(given={})
@@ -84,3 +87,54 @@ def test_spread_differs_by_at_most_one_and_grows_class_by_class(total: int) -> N
     assert counts.max() - counts.min() <= 1
     assert (spread(total + 1, ctx) - counts).sum() == 1
     assert (spread(total + 1, ctx) >= counts).all()
+
+
+def spread_slowly(total: int, have: list[int], order: list[int]) -> list[int]:
+    """Hand images out one by one, always to a class that has the fewest and is not used up: in `order` where equal."""
+    counts = [0] * len(have)
+    for _ in range(total):
+        left = [k for k in order if counts[k] < have[k]]
+        counts[min(left, key=lambda k: (counts[k], order.index(k)))] += 1
+    return counts
+
+
+@pytest.mark.parametrize("seed", [0, 1, 5])
+def test_spread_is_as_even_as_the_classes_allow(seed: int) -> None:
+    ctx = tiny.context(tiny.dataset(per_class=UNEQUAL), given={}, seed=seed)
+    order = ctx.rng("leftover").permutation(4).tolist()
+    for total in range(sum(UNEQUAL) + 1):
+        assert spread(total, ctx).tolist() == spread_slowly(total, list(UNEQUAL), order), total
+    assert spread(sum(UNEQUAL), ctx).tolist() == list(UNEQUAL)
+
+
+def test_spread_leaves_alone_what_is_taken_already() -> None:
+    ctx = tiny.context(tiny.dataset(per_class=UNEQUAL), given={})
+    assert spread(20, ctx, taken=3).tolist() == [9, 2, 0, 9]
+    assert spread(0, ctx, taken=12).tolist() == [0, 0, 0, 0]
+
+
+def test_spread_counts_allowed_images_only() -> None:
+    ctx = tiny.context(tiny.dataset(per_class=UNEQUAL), given={}, validation=4)
+    assert spread(28, ctx).tolist() == [11, 4, 2, 11]
+    with pytest.raises(
+        DatastillError, match="29 images were asked for, but there are 28 to choose from; ask for fewer"
+    ):
+        spread(29, ctx)
+
+
+def test_more_images_than_there_are_are_refused() -> None:
+    with pytest.raises(DatastillError, match="33 images were asked for, but there are 32"):
+        opened(tiny.dataset(per_class=UNEQUAL), total=33)
+
+
+def test_a_total_of_all_images_takes_every_one() -> None:
+    data = tiny.dataset(per_class=UNEQUAL)
+    _, content = opened(data, total=32)
+    assert content.pictures.cls.bincount().tolist() == list(UNEQUAL)
+    assert sorted(content.pictures.ids) == sorted(data.train.ids)
+
+
+def test_what_a_larger_total_of_unequal_classes_holds_begins_with_a_smaller_one() -> None:
+    data = tiny.dataset(per_class=UNEQUAL)
+    kept = [set(opened(data, total=total)[1].pictures.ids) for total in range(4, 33)]
+    assert all(few < many for few, many in zip(kept, kept[1:], strict=False))

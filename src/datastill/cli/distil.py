@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,7 +28,10 @@ from datastill.cli.common import (
 )
 from datastill.errors import DatastillError
 from datastill.fields import resolve
+from datastill.measure.budget import Budget, read_bytes
+from datastill.measure.jobs import automatic_jobs
 from datastill.recipe import Recipe, compose
+from datastill.runtime.device import open_device
 from datastill.runtime.progress import Terminal
 from datastill.sources import Dataset, load
 
@@ -46,6 +49,11 @@ def distill(
     size: Size = None,
     skip_bad: SkipBad = False,
     seed: Annotated[int | None, typer.Option(help="Of everything random; default 0.")] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Bytes to spend, 4MB or 20kB, in place of --ipc: the best coded images.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="With --budget: optimiser steps of whoever will train on it.")] = 3000,
+    labels: Annotated[str, typer.Option(help="With --budget: labels to try; soft ones need networks.")] = "hard",
     device: Device = "auto",
     precision: Precision = "auto",
     compile_: Compile = False,
@@ -58,13 +66,19 @@ def distill(
     """
     chosen = listed(classes) if classes else None
     data = load(source, classes=chosen, size=size, skip_bad=skip_bad)
-    made = _recipe(data, method, recipe, {"ipc": ipc, "seed": seed}, set_ or [], teachers)
+    asked = {"asked": source, "classes": list(chosen or []), "size": size, "skip_bad": skip_bad}
+    if budget is not None and (method not in (None, "datastill") or ipc is not None or recipe is not None):
+        raise DatastillError("--budget chooses the method and the number of images; give it without --method, --ipc "
+                             "and --recipe.")  # fmt: skip
+    named = "datastill" if budget else method
+    made = _recipe(data, named, recipe, {"ipc": ipc, "seed": seed}, set_ or [], teachers)
     resolve(made, data.info)
+    if budget is not None:
+        made = _bought(data, made, budget, steps, listed(labels), device, precision, compile_, asked)
     if show_recipe:
         console.print(made.to_yaml(), highlight=False, soft_wrap=True)
         return
     introduce(data, made)
-    asked = {"asked": source, "classes": list(chosen or []), "size": size, "skip_bad": skip_bad}
     distilled = distill_set(
         data, made, out=out, resume=resume, device=device, precision=precision, compile=compile_,
         reporter=Terminal(console),
@@ -72,6 +86,29 @@ def distill(
     )  # fmt: skip
     describe(distilled)
     console.print(f"Written to {out}. Next: datastill evaluate {shlex.quote(str(out))}", soft_wrap=True)
+
+
+def _bought(
+    data: Dataset,
+    recipe: Recipe,
+    budget: str,
+    steps: int,
+    labels: tuple[str, ...],
+    device: str,
+    precision: str,
+    compiled: bool,
+    source: dict[str, Any],
+) -> Recipe:
+    """Search what a budget buys, say it in three lines, and return its recipe."""
+    opened = open_device(device, precision, compile=compiled)
+    search = Budget(
+        read_bytes(budget), data, recipe, steps, opened, Terminal(console), labels=labels, jobs=automatic_jobs(opened),
+        command=command_line(), source=source,
+    )  # fmt: skip
+    found = search.choose()
+    for line in found.says:
+        console.print(line, soft_wrap=True)
+    return found.recipe
 
 
 def _recipe(

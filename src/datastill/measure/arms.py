@@ -12,6 +12,7 @@ from datastill.artifact import MANIFEST, DistilledDataset, tensor_sha256
 from datastill.engine import distil, label_content, make_context
 from datastill.fields import Context
 from datastill.label import Dynamic
+from datastill.measure.filling import filled
 from datastill.recipe import Control, Recipe, TrainRecipe, choice, method
 from datastill.runtime.device import Device
 from datastill.runtime.files import digest_of, read_json, write_json
@@ -146,33 +147,13 @@ class ArmMaker:
         return int(read_json(path)["total"])
 
     def _fill(self, recipe: Recipe, name: str) -> int:
-        """Return the largest number of images whose saved set has at most the method's bytes, labels and all.
-
-        Bytes grow with the count, so the answer is closed in from both sides by weighing saved sets.
-        """
-        real, low = self._context(recipe).real, self.dataset.info.classes
-        high = len(real.rows)
-        known: dict[int, int] = {}
+        """Return the largest number of images whose saved set has at most the method's bytes, labels and all."""
 
         def weigh(count: int) -> int:
-            if count not in known:
-                tried = replace(recipe, store=choice("pixels", total=count))
-                with tempfile.TemporaryDirectory() as folder:
-                    quiet = Reporter()
-                    made = distil(self.dataset, tried, device=self.device, reporter=quiet, out=Path(folder) / name)
-                    known[count] = made.ledger()["total"]
-            return known[count]
+            tried = replace(recipe, store=choice("pixels", total=count))
+            with tempfile.TemporaryDirectory() as folder:
+                quiet = Reporter()
+                made = distil(self.dataset, tried, device=self.device, reporter=quiet, out=Path(folder) / name)
+                return made.ledger()["total"]
 
-        if weigh(low) > self.bytes:
-            return low
-        if weigh(guess := min(high, 4 * low)) < self.bytes:
-            per_image = max(1, (weigh(guess) - weigh(low)) // max(1, guess - low))
-            high = min(high, guess + (self.bytes - weigh(guess)) * 2 // per_image + 1)
-        else:
-            high = guess
-        while high - low > 1:
-            slope = (weigh(high) - weigh(low)) / (high - low)
-            middle = low + round((self.bytes - weigh(low)) / max(slope, 1e-9))
-            middle = min(max(middle, low + 1), high - 1)
-            low, high = (middle, high) if weigh(middle) <= self.bytes else (low, middle)
-        return high if weigh(high) <= self.bytes else low
+        return filled(weigh, self.bytes, self.dataset.info.classes, len(self._context(recipe).real.rows))

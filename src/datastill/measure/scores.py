@@ -140,11 +140,17 @@ def _ingredients(own: Row, augmented: Sequence[Row], plain: Sequence[Row]) -> di
         "own": own,
         "whole": _first(whole),
         "hard": own if own["column"] == "H" else _first(row for row in hard if row["role"] in ("hard", "method")),
-        "random": _first(row for row in beside if row["random"] and row["column"] == own["column"]),
+        "random": _first(row for row in beside if row["random"] and labelled_alike(row, own)),
     }
     for name, of in (("plain", "own"), ("random plain", "random")):
         found[name] = _first(row for row in plain if _is_plain(row, found[of]))
     return {name: row for name, row in found.items() if row is not None}
+
+
+def labelled_alike(one: Row, other: Row) -> bool:
+    """Whether the students of two rows are told the same kind of labels, of the same networks where these are soft."""
+    networks = [row["recipe"]["networks"] for row in (one, other) if row["column"] != "H"]
+    return bool(one["column"] == other["column"]) and networks[:1] == networks[1:]
 
 
 def _first(rows: Iterable[Row]) -> Row | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from datastill.measure.scores import PLAIN
+from datastill.measure.scores import PLAIN, labelled_alike
 from datastill.measure.stats import Difference, Summary, verdict_sentence
 from datastill.report import words
 from datastill.report.parts import TONES
@@ -123,11 +123,15 @@ def _of_column(rows: Sequence[Mapping[str, Any]], column: str) -> Iterator[Verdi
     if not asked:
         return
     best = max(asked, key=lambda row: row["top1"]["mean"])
-    control = next((row for row in mine if row["random"]), None)
-    yield _verdict(best, control, f"highest mean of {len(asked)}" if len(asked) > 1 else "")
+    yield _verdict(best, _control(best, mine), f"highest mean of {len(asked)}" if len(asked) > 1 else "")
     for row in asked:
         if row is not best and row["method"] == ALWAYS and row["role"] == "method":
-            yield _verdict(row, control, "always named")
+            yield _verdict(row, _control(row, mine), "always named")
+
+
+def _control(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Return the random real images that a row stands beside."""
+    return next((other for other in rows if other["random"] and labelled_alike(other, row)), None)
 
 
 def _verdict(row: Mapping[str, Any], control: Mapping[str, Any] | None, what: str) -> Verdict:

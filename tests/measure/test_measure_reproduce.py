@@ -1,0 +1,251 @@
+"""A paper's number beside ours: the very cell, the difference, what it costs, and a part of it under another name."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from datastill import recipe as recipes
+from datastill.errors import DatastillError
+from datastill.measure import reproduce as measured
+from datastill.measure.ledger import row_files
+from datastill.measure.reproduce import COMMON, PAPERS, Cost, Reproduction, estimate, reproduce, scaled
+from datastill.measure.rows import paired
+from datastill.recipe import Paper, Recipe, method
+from datastill.runtime.files import read_json
+from datastill.runtime.progress import Reporter
+from datastill.settings import plain
+from reference import tiny
+from reference.comparing import NETWORKS, STUDENT, TEACHING, count_students, without_times
+
+OTHER = "convnet(width=9)"
+NUMBERS = (
+    Paper("tiny", 4, STUDENT, "S", 70.0, 1.5, "Table 7"),
+    Paper("tiny", 5, OTHER, "S", 60.0, None, "Table 8"),
+    Paper("tinier", 4, STUDENT, "S", 50.0, None, "Table 9"),
+)
+CHANGES = (*TEACHING, "match.rounds=4", "student.batch=8", "student.epochs=2", "student.lr=0.01")
+Found = dict[str, Any]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _papers() -> Iterator[None]:
+    """Numbers that INFER's paper is made to have printed for the tiny set."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(recipes._METHODS, "infer", replace(method("infer"), paper=NUMBERS))
+        yield
+
+
+def asked(**options: Any) -> Reproduction:
+    return Reproduction(**({"method": "infer", "changes": CHANGES, "networks": NETWORKS} | options))
+
+
+def reproduced(out: Path, **options: Any) -> Found:
+    return reproduce(tiny.dataset(), asked(**options), out=out, device=tiny.device(), reporter=Reporter(), command="it")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("reproduce") / "run"
+
+
+@pytest.fixture(scope="module")
+def found(run: Path, _own_cache: None, _papers: None) -> Found:
+    return reproduced(run)
+
+
+def test_the_preset_and_random_images_are_measured_under_both_protocols(found: Found) -> None:
+    rows = found["rows"]
+    assert [row["arm"] for row in rows] == [f"{arm}, {p}" for p in (PAPERS, COMMON) for arm in ("infer", "random")]
+    assert {(row["student"], row["ipc"], row["column"], row["split"]) for row in rows} == {(STUDENT, 4, "S", "test")}
+    assert {row["steps"] for row in rows} == {6}  # 24 items in batches of 8, for two epochs
+    assert [row["batch"] for row in rows] == [8, 8, 64, 64]  # the common one is the student of `random` for a small set
+    for own, random in (rows[:2], rows[2:]):
+        assert own["against_random"] == paired(own, random)
+        assert random["against_random"] is None
+    assert found["protocol"]["student"] == plain(rows[0]["recipe"]["student"])
+
+
+def test_the_papers_number_ours_and_the_difference_are_put_side_by_side(found: Found) -> None:
+    assert [line["arm"] for line in found["reproduction"]] == [f"infer, {PAPERS}", f"infer, {COMMON}"]
+    for line, row in zip(found["reproduction"], found["rows"][::2], strict=True):
+        scores = row["top1"]["per_seed"]
+        mean = sum(scores) / 3
+        error = math.sqrt(sum((score - mean) ** 2 for score in scores) / 2) / math.sqrt(3)
+        assert (line["paper"], line["paper_std"], line["where"]) == (70.0, 1.5, "Table 7")
+        assert line["ours"] == row["top1"]
+        assert line["difference"] == pytest.approx(mean - 70.0)
+        wanted = None if error == 0 else pytest.approx((mean - 70.0) / error)
+        assert line["standard_errors"] == wanted
+        assert line["seconds"] == pytest.approx(sum(row["seconds"]) + row["set_seconds"])
+        assert (line["scale"], line["steps"], line["against_random"]) == (1.0, 6, row["against_random"])
+    assert found["paper"] == [{"method": "infer", "cite": "arXiv:2408.06927"} | vars(NUMBERS[0])]
+
+
+def test_one_seed_has_no_standard_error(tmp_path: Path) -> None:
+    found = reproduced(tmp_path, seeds=1, ipc=5)
+    assert [line["standard_errors"] for line in found["reproduction"]] == [None, None]
+    assert {(row["student"], row["ipc"]) for row in found["rows"]} == {(OTHER, 5)}
+    assert found["reproduction"][0]["paper"] == 60.0
+
+
+def test_results_are_plain_data_that_the_ledger_takes(found: Found, run: Path) -> None:
+    assert json.loads(json.dumps(found, allow_nan=False)) == found == read_json(run / "results.json")
+    assert len(row_files(found)) == 4
+    assert found["estimate"].keys() >= {"12 students", "match on convnet(width=8)"}
+    assert list(found["teachers"]) == ["convnet(width=8)", "convnet(width=10)", "mean of logits"]
+
+
+def test_the_same_call_again_trains_and_distils_nothing(
+    run: Path, found: Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = count_students(monkeypatch)
+    monkeypatch.setattr("datastill.engine.build_content", lambda *args: pytest.fail("distilled again"))
+    again = reproduced(run)
+    assert not trained
+    assert without_times(again["rows"]) == without_times(found["rows"])
+
+
+def test_a_run_that_would_cost_too_much_is_refused_with_its_cost_and_a_scale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measured, "estimate", lambda *args: Cost({"train a": 7200.0, "12 students": 28800.0}))
+    with pytest.raises(DatastillError) as error:
+        reproduced(tmp_path / "run", limit=7200.0)
+    said = str(error.value)
+    assert "would take about 10.0 h on this device (train a 2.0 h, 12 students 8.0 h), more than the 2.0 h" in said
+    assert "raise --limit, or run a part of it with --scale 0.18 (its rows are named after the scale)" in said
+    with pytest.raises(DatastillError, match=r"--scale 0\.09 "):
+        reproduced(tmp_path / "run", limit=7200.0, scale=0.5)
+    with pytest.raises(DatastillError, match=r"--scale 0\.0001 "):
+        reproduced(tmp_path / "run", limit=0.001)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_scaled_run_is_named_after_its_scale_and_claims_no_papers_cell(tmp_path: Path) -> None:
+    found = reproduced(tmp_path, scale=0.5, seeds=1)
+    assert [row["arm"] for row in found["rows"]] == [
+        f"{arm}, {protocol}, scaled to 0.5" for protocol in (PAPERS, COMMON) for arm in ("infer", "random")
+    ]
+    recipe = found["rows"][0]["recipe"]
+    assert (recipe["match"]["rounds"], recipe["student"]["epochs"]) == (2, 1)
+    assert {row["steps"] for row in found["rows"]} == {3}
+    assert {network["training"]["steps"] for network in recipe["networks"].values()} == {2}
+    assert found["paper"] == []
+    assert [line["scale"] for line in found["reproduction"]] == [0.5, 0.5]
+
+
+def test_scaling_shortens_every_training_and_the_match_and_nothing_else() -> None:
+    whole = tiny.recipe(
+        student=replace(tiny.STUDENT, epochs=200, warmup=10),
+        networks={name: replace(n, training=replace(n.training, epochs=40)) for name, n in tiny.NETWORKS.items()},
+    )
+    part = scaled(whole, 0.26)
+    assert (part.student.epochs, part.student.warmup, part.student.steps) == (52, 3, None)
+    assert {(n.training.epochs, n.training.steps) for n in part.networks.values()} == {(10, 3)}
+    assert part.match.settings == dict(whole.match.settings) | {"rounds": 1}
+    least = scaled(whole, 1e-6)
+    assert (least.student.epochs, least.match.settings["rounds"]) == (1, 1)
+    back = replace(part, student=whole.student, networks=whole.networks, match=whole.match)
+    assert back == whole == scaled(whole, 1.0)
+    assert scaled(tiny.recipe(match=recipes.choice("none")), 0.5).match == recipes.choice("none")
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [({}, 0), ({"ipc": 5}, 1), ({"student": OTHER}, 1), ({"ipc": 4, "student": STUDENT}, 0)],
+)
+def test_the_first_number_that_fits_is_taken(options: dict[str, Any], wanted: int) -> None:
+    assert asked(**options).paper(tiny.dataset()) == NUMBERS[wanted]
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "sentence"),
+    [
+        ({"ipc": 7}, "tiny", "has no such number for 'tiny'; it has those of --ipc 4 --student"),
+        ({"ipc": 4, "student": OTHER}, "tiny", "has no such number for 'tiny'"),
+        ({}, "tinies", "has no number for 'tinies'; did you mean 'tinier' or 'tiny'?"),
+        ({}, "zzz", "has no number for 'zzz'; there are: tinier, tiny."),
+        ({"method": "herding"}, "tiny", "no number of a paper is on record for method 'herding'"),
+        ({"method": "infr"}, "tiny", "there is no method 'infr'; did you mean 'infer'"),
+    ],
+)
+def test_without_a_number_the_nearest_ones_are_named(
+    options: dict[str, Any], name: str, sentence: str, tmp_path: Path
+) -> None:
+    data = replace(tiny.dataset(), name=name)
+    with pytest.raises(DatastillError, match=sentence.replace("?", r"\?")):
+        reproduce(data, asked(**options), out=tmp_path / "run", device=tiny.device(), reporter=Reporter())
+    assert not (tmp_path / "run").exists()
+
+
+def costs(recipe: Recipe, common: Any = None, seeds: int = 3) -> dict[str, float]:
+    data = tiny.dataset()
+    return dict(estimate(data, recipe, common or recipe.student, STUDENT, seeds, tiny.device()).phases)
+
+
+def test_the_estimate_is_steps_times_seconds_and_leaves_out_what_is_cached(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measured, "_step_seconds", lambda dataset, arch, settings, recipe, device: recipe.batch / 4)
+    training = replace(tiny.TEACHING, steps=14)  # which no other test trains
+    recipe = tiny.recipe(networks={name: replace(n, training=training) for name, n in tiny.NETWORKS.items()})
+    students = 2 * 3 * 2 * 12  # arms, seeds, seconds of a step, steps: at most 48 items in batches of 8, two epochs
+    matching = 4 * 2 / 3 * 4 * 16 / 16  # seconds of a step, forward's and input's share, rounds, images by batch
+    assert costs(recipe) == pytest.approx(
+        {"train first": 4 * 14, "match on first": matching, "train second": 4 * 14, "match on second": matching,
+         "6 students": students}
+    )  # fmt: skip
+    ctx = tiny.context(networks=recipe.networks)
+    ctx.network("first")
+    known = costs(recipe)
+    assert "train first" not in known
+    assert known["train second"] == 56
+    assert known["match on first"] == pytest.approx(matching)
+
+
+def test_what_is_longer_costs_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measured, "_step_seconds", lambda *args: 0.5)
+    recipe, training = tiny.recipe(), replace(tiny.TEACHING, steps=1000)
+    base = sum(costs(recipe).values())
+    longer = (
+        replace(recipe, student=replace(recipe.student, epochs=3)),
+        replace(recipe, match=recipes.choice("statistics", rounds=5, lr=0.1, jitter=1)),
+        replace(recipe, ipc=8),
+        replace(recipe, networks={name: replace(n, training=training) for name, n in tiny.NETWORKS.items()}),
+    )  # fmt: skip
+    assert [sum(costs(other).values()) > base for other in longer] == [True] * 4
+    assert sum(costs(recipe, seeds=4).values()) > base
+    assert sum(costs(scaled(recipe, 0.5)).values()) < base
+
+
+def test_two_protocols_that_differ_have_students_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measured, "_step_seconds", lambda *args: 0.5)
+    recipe = tiny.recipe()
+    assert costs(recipe)["6 students"] == 36
+    assert costs(recipe, replace(recipe.student, lr=0.5))["12 students"] == 72
+
+
+@pytest.mark.parametrize("batch", [8, 100])
+def test_a_step_is_timed_on_the_real_images_even_where_a_batch_holds_more(batch: int) -> None:
+    recipe = replace(tiny.STUDENT, batch=batch)
+    assert 0 < measured._step_seconds(tiny.dataset(), "convnet", {"width": 8}, recipe, tiny.device()) < 60
+
+
+def test_timing_leaves_the_random_state_alone() -> None:
+    before = torch.get_rng_state()
+    measured._step_seconds(tiny.dataset(), "convnet", {"width": 8}, tiny.STUDENT, tiny.device())
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(0.4, "0 s"), (89, "89 s"), (91, "2 min"), (5000, "83 min"), (5400, "1.5 h"), (86400, "24.0 h")],
+)
+def test_costs_are_told_in_the_unit_that_is_read_most_easily(seconds: float, told: str) -> None:
+    assert str(Cost({"all": seconds})) == f"all {told}"
