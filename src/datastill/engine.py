@@ -142,17 +142,21 @@ def build_content(ctx: Context, work: _Work | None = None, kept: Path | None = N
     ctx.stage = stage.index
     content = ctx.fields.store.begin(ctx)  # first: it refuses a class with too few images, which no training repairs
     path = kept / f"{_learned_key(ctx)}.safetensors" if kept and content.learned else None
+    match = ctx.fields.match
+    told = f"distil ({match.name})"
     if path and path.exists():
         content.arrays |= load_arrays(path)
+        # What it took is part of what is told of a set, whoever it was learned for.
+        spent = read_json(path.with_suffix(".json"))["seconds"]
+        ctx.reporter.seconds[told] = ctx.reporter.seconds.get(told, 0.0) + spent
         return content
     for name in ctx.makers:
         ctx.network(name)
-    match = ctx.fields.match
     groups = _groups(match.parts(content.items, ctx.makers), ctx)
     if not groups:
         return content
     total = sum(len(g) for g in groups) * match.total_rounds
-    with ctx.reporter.phase(f"distil ({match.name})", total) as phase:
+    with ctx.reporter.phase(told, total) as phase:
         for number, parts in enumerate(groups):
             draft = Draft(
                 ctx.fields.store, content, parts, match.optimise(),
@@ -161,6 +165,7 @@ def build_content(ctx: Context, work: _Work | None = None, kept: Path | None = N
             _run_group(ctx, draft, number, phase, work)
             draft.commit()
     if path:
+        write_json(path.with_suffix(".json"), {"seconds": phase.seconds})
         save_arrays(path, {name: content.arrays[name] for name in content.learned})
     return content
 

@@ -32,8 +32,8 @@ def digits() -> Dataset:
 def search(data: Dataset, size: int, **options: Any) -> Budget:
     recipe = compose("datastill", data.info)
     recipe = replace(recipe, student=replace(recipe.student, batch=16))
-    options = {"steps": 4, "device": open_device("cpu", "float32"), "reporter": Reporter()} | options
-    return Budget(size, data, recipe, **options)
+    given: dict[str, Any] = {"steps": 4, "device": open_device("cpu", "float32"), "reporter": Reporter()}
+    return Budget(size, data, recipe, **given | options)
 
 
 @pytest.mark.parametrize(

@@ -249,7 +249,7 @@ def test_what_has_no_row_is_waiting_or_not_run_and_only_where_a_paper_has_a_numb
         in table
     )
     assert (
-        f"| `infer`<br>INFER, static labels | 50 | not run yet | 62.8{NB}(0.4)<br>Table 1, arXiv:2408.06927 |" in table
+        f"| `infer`<br>INFER, static labels | 100 | not run yet | 66.3{NB}(0.1)<br>Table 1, arXiv:2408.06927 |" in table
     )
     assert f"| 10 | waiting for a GPU | 53.4{NB}(0.6)<br>Table 1, arXiv:2408.06927 |" in board(
         text, "cifar100", "resnet18", "D"

@@ -125,7 +125,7 @@ class Budget:
         store = choice("coded", codec=plain(codec), total=images)
         nominal = -(-images // len(self.dataset.classes))
         # Nobody asks networks for hard labels of random images, and their table would be bytes of the manifest.
-        unasked = {"networks": {}} if label == "hard" else {}
+        unasked: dict[str, Any] = {"networks": {}} if label == "hard" else {}
         patch = {"store": store, "label": LABELS[label], "ipc": nominal} | unasked
         return (base or self.recipe).patched(patch)
 

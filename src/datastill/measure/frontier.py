@@ -208,7 +208,8 @@ class _Frontier:
                     continue
                 maker = ArmMaker(distilled, self.dataset, self.bench.device, self.bench.reporter, self.out / "arms")
                 own = distilled.fields.label.column
-                for label in [x for x in self.labels if (x, own) != ("own", "H")]:  # which are the hard ones then
+                same = own == "H" and "hard" in self.labels  # then "own" and "hard" are one
+                for label in [x for x in self.labels if x != "own" or not same]:
                     called = f"{name}, {label} ipc{ipc}"
                     try:
                         arms.append(replace(_labelled(maker, label), name=called, student=self.student))

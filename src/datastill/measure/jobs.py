@@ -5,7 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Protocol
 
 import torch
@@ -77,13 +78,23 @@ def run_tasks(
         with reporter.phase(phase, len(tasks)) as progress:
             running = {pool.submit(_work, task): i for i, task in enumerate(tasks)}
             for future in as_completed(running):
-                said = future.result()
+                said = _result(future)
                 if said is not None:
                     failed[running[future]] = said
                 progress.advance()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return failed
+
+
+def _result(future: Future[str | None]) -> str | None:
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise DatastillError(
+            "a training process was ended from outside, most likely for want of memory; run the same command with "
+            "fewer --jobs: what was finished is kept."
+        ) from error
 
 
 def _one_by_one(tasks: Sequence[Task], shared: Any, device: Device, reporter: Reporter) -> dict[int, str]:

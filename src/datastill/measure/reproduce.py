@@ -218,6 +218,7 @@ def reproduce(
         beside = maker.patched("random", "random real images, same labels", RANDOM)
         steps, rows = recipe.student.work(len(distilled)).steps, []
         tail = "" if asked.scale == 1.0 else f", scaled to {asked.scale:g}"
+        tail += ", changed" if asked.changes or asked.networks else ""
         for protocol, training in ((PAPERS, recipe.student), (COMMON, common)):
             arms = [replace(arm, name=f"{arm.name}, {protocol}{tail}", student=training)
                     for arm in (maker.own(), beside)]  # fmt: skip
