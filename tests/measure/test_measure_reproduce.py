@@ -15,10 +15,10 @@ import torch
 from datastill import recipe as recipes
 from datastill.errors import DatastillError
 from datastill.measure import reproduce as measured
-from datastill.measure.ledger import row_files
+from datastill.measure.ledger import read_rows, row_files
 from datastill.measure.reproduce import COMMON, PAPERS, Cost, Reproduction, estimate, reproduce, scaled
 from datastill.measure.rows import paired
-from datastill.recipe import Paper, Recipe, method
+from datastill.recipe import DatasetInfo, Paper, Recipe, method
 from datastill.runtime.files import read_json
 from datastill.runtime.progress import Reporter
 from datastill.settings import plain
@@ -63,7 +63,8 @@ def found(run: Path, _own_cache: None, _papers: None) -> Found:
 
 def test_the_preset_and_random_images_are_measured_under_both_protocols(found: Found) -> None:
     rows = found["rows"]
-    assert [row["arm"] for row in rows] == [f"{arm}, {p}" for p in (PAPERS, COMMON) for arm in ("infer", "random")]
+    names = [f"{arm}, {p}, changed" for p in (PAPERS, COMMON) for arm in ("infer", "random")]
+    assert [row["arm"] for row in rows] == names  # the recipe was changed, and is not the paper's as it stands
     assert {(row["student"], row["ipc"], row["column"], row["split"]) for row in rows} == {(STUDENT, 4, "S", "test")}
     assert {row["steps"] for row in rows} == {6}  # 24 items in batches of 8, for two epochs
     assert [row["batch"] for row in rows] == [8, 8, 64, 64]  # the common one is the student of `random` for a small set
@@ -74,7 +75,7 @@ def test_the_preset_and_random_images_are_measured_under_both_protocols(found: F
 
 
 def test_the_papers_number_ours_and_the_difference_are_put_side_by_side(found: Found) -> None:
-    assert [line["arm"] for line in found["reproduction"]] == [f"infer, {PAPERS}", f"infer, {COMMON}"]
+    assert [line["arm"] for line in found["reproduction"]] == [f"infer, {p}, changed" for p in (PAPERS, COMMON)]
     for line, row in zip(found["reproduction"], found["rows"][::2], strict=True):
         scores = row["top1"]["per_seed"]
         mean = sum(scores) / 3
@@ -86,7 +87,22 @@ def test_the_papers_number_ours_and_the_difference_are_put_side_by_side(found: F
         assert line["standard_errors"] == wanted
         assert line["seconds"] == pytest.approx(sum(row["seconds"]) + row["set_seconds"])
         assert (line["scale"], line["steps"], line["against_random"]) == (1.0, 6, row["against_random"])
+    assert found["paper"] == []
+
+
+def test_the_preset_as_it_stands_claims_the_papers_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(info: DatasetInfo, ipc: int, faithful: bool) -> Recipe:
+        return tiny.recipe(ipc=ipc, faithful=faithful)
+
+    monkeypatch.setitem(recipes._METHODS, "infer", replace(method("infer"), build=build))
+    found = reproduced(tmp_path, changes=(), networks=None, seeds=1)
+    assert [row["arm"] for row in found["rows"]][::2] == [f"infer, {PAPERS}", f"infer, {COMMON}"]
     assert found["paper"] == [{"method": "infer", "cite": "arXiv:2408.06927"} | vars(NUMBERS[0])]
+    assert found["rows"][0]["recipe"]["faithful"] is True
+
+
+def test_every_row_is_written_as_a_file_of_the_ledger(found: Found, run: Path) -> None:
+    assert sorted(entry.row["arm"] for entry in read_rows(run / "rows")) == sorted(r["arm"] for r in found["rows"])
 
 
 def test_one_seed_has_no_standard_error(tmp_path: Path) -> None:
@@ -132,7 +148,7 @@ def test_a_run_that_would_cost_too_much_is_refused_with_its_cost_and_a_scale(
 def test_a_scaled_run_is_named_after_its_scale_and_claims_no_papers_cell(tmp_path: Path) -> None:
     found = reproduced(tmp_path, scale=0.5, seeds=1)
     assert [row["arm"] for row in found["rows"]] == [
-        f"{arm}, {protocol}, scaled to 0.5" for protocol in (PAPERS, COMMON) for arm in ("infer", "random")
+        f"{arm}, {protocol}, scaled to 0.5, changed" for protocol in (PAPERS, COMMON) for arm in ("infer", "random")
     ]
     recipe = found["rows"][0]["recipe"]
     assert (recipe["match"]["rounds"], recipe["student"]["epochs"]) == (2, 1)

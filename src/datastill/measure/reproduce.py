@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 
+from datastill.artifact import DistilledDataset
 from datastill.errors import DatastillError, suggestion
 from datastill.fields import Real, resolve
 from datastill.measure.arms import ArmMaker
 from datastill.measure.compare import RANDOM
 from datastill.measure.evaluate import RESULTS
+from datastill.measure.ledger import write_rows
 from datastill.measure.rows import (
     SCHEMA,
     Bench,
@@ -42,6 +44,7 @@ from datastill.training.supply import supply
 
 TIMED_STEPS = 3
 MARGIN = 0.9  # of the limit, for the scale that is proposed: no two timings are equal
+ROWS = "rows"
 PAPERS, COMMON = "the paper's protocol", "the common protocol"
 
 
@@ -189,9 +192,9 @@ def reproduce(
         out: folder of the run; the same call goes on where it stopped.
         device, reporter, jobs, command, source: as in `compare`.
 
-    Returns: the results, as `results.json` in `out` holds them: rows under the paper's own protocol and under the
-        common one (the student recipe of `random`, as many steps), with random real images beside them, and
-        "reproduction": the paper's number, ours, the difference, and that in standard errors.
+    Returns: the results, as `results.json` in `out` holds them, with a file for each row in `rows/`: rows under the
+        paper's own protocol and under the common one (the student recipe of `random`, as many steps), with random real
+        images beside them, and "reproduction": the paper's number, ours, the difference, and that in standard errors.
     Raises: DatastillError where the paper has no such number, or where the run would cost more than `limit`.
     """
     paper = asked.paper(dataset)
@@ -208,30 +211,63 @@ def reproduce(
             "are named after the scale)."
         )
     testing = scored_on(dataset, "test", recipe.validation, recipe.seed)
-    bench, teachers = Bench(testing, out, device, reporter, jobs), Teachers(dataset, testing, device, reporter)
-    facts = dict(source or {"asked": dataset.origin})
+    bench = Bench(testing, out, device, reporter, jobs)
+    run = _Reproducing(dataset, asked, recipe, common, student, bench, dict(source or {"asked": dataset.origin}))
     with locked(out / "run"):
-        distilled = made_set(
-            dataset, recipe, out / "set", device=device, reporter=reporter, source=facts, command=command
-        )
-        maker = ArmMaker(distilled, dataset, device, reporter, out / "arms")
+        results = run.results(paper, cost, command)
+        write_json(out / RESULTS, results)
+        write_rows(results, out / ROWS, replace=True)
+    return results
+
+
+@dataclass
+class _Reproducing:
+    """A reproduction under way."""
+
+    dataset: Dataset
+    asked: Reproduction
+    recipe: Recipe
+    common: TrainRecipe
+    student: str
+    bench: Bench
+    source: dict[str, Any]
+
+    @property
+    def tail(self) -> str:
+        """What the names of rows end in that are not the paper's run as it stands."""
+        scaled_to = "" if self.asked.scale == 1.0 else f", scaled to {self.asked.scale:g}"
+        return scaled_to + (", changed" if self.asked.changes or self.asked.networks else "")
+
+    def rows(self, distilled: DistilledDataset, teachers: Teachers) -> list[dict[str, Any]]:
+        """Return the rows of the set and of random real images, under the paper's protocol and under the common one."""
+        maker = ArmMaker(distilled, self.dataset, self.bench.device, self.bench.reporter, self.bench.run / "arms")
         beside = maker.patched("random", "random real images, same labels", RANDOM)
-        steps, rows = recipe.student.work(len(distilled)).steps, []
-        tail = "" if asked.scale == 1.0 else f", scaled to {asked.scale:g}"
-        tail += ", changed" if asked.changes or asked.networks else ""
-        for protocol, training in ((PAPERS, recipe.student), (COMMON, common)):
-            arms = [replace(arm, name=f"{arm.name}, {protocol}{tail}", student=training)
+        steps, seeds, rows = self.recipe.student.work(len(distilled)).steps, self.asked.seeds, []
+        for protocol, training in ((PAPERS, self.recipe.student), (COMMON, self.common)):
+            arms = [replace(arm, name=f"{arm.name}, {protocol}{self.tail}", student=training)
                     for arm in (maker.own(), beside)]  # fmt: skip
-            files = train_students(arms, [student], asked.seeds, steps, bench)
-            made = [make_row(arm, student, trained(files, arm, student, asked.seeds), steps, "test", teachers)
+            files = train_students(arms, [self.student], seeds, steps, self.bench)
+            made = [make_row(arm, self.student, trained(files, arm, self.student, seeds), steps, "test", teachers)
                     for arm in arms]  # fmt: skip
             put_against_random(made)
             rows += made
-        results = {
+        return rows
+
+    def results(self, paper: Paper, cost: Cost, command: str) -> dict[str, Any]:
+        """Distil, measure, and return what `results.json` holds."""
+        bench, recipe, asked = self.bench, self.recipe, self.asked
+        distilled = made_set(
+            self.dataset, recipe, bench.run / "set", device=bench.device, reporter=bench.reporter, source=self.source,
+            command=command,
+        )  # fmt: skip
+        teachers = Teachers(self.dataset, bench.testing, bench.device, bench.reporter)
+        rows = self.rows(distilled, teachers)
+        printed = [{"method": asked.method, "cite": method(asked.method).cite} | vars(paper)]
+        return {
             "kind": "comparison",
             "schema": SCHEMA,
             "protocol": {
-                "student": plain(recipe.student), "steps": steps, "batch": recipe.student.batch,
+                "student": plain(recipe.student), "steps": rows[0]["steps"], "batch": recipe.student.batch,
                 "seeds": list(range(asked.seeds)), "split": "test", "epoch": "last",
             },
             "chosen_on": None,
@@ -239,12 +275,10 @@ def reproduce(
             "scores": [],
             "failures": [],
             "teachers": teachers.facts(recipe),
-            "paper": [{"method": asked.method, "cite": method(asked.method).cite} | vars(paper)] if not tail else [],
+            "paper": [] if self.tail else printed,
             "reproduction": _beside(paper, rows, asked.scale),
             "estimate": dict(cost.phases),
-        } | run_facts(dataset, facts, bench, command)  # fmt: skip
-        write_json(out / RESULTS, results)
-    return results
+        } | run_facts(self.dataset, self.source, bench, command)  # fmt: skip
 
 
 def _recipe(asked: Reproduction, name: str, dataset: Dataset, ipc: int) -> Recipe:
