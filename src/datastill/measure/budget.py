@@ -255,5 +255,5 @@ class Budget:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Return the bytes of a folder as `du --summarize --bytes` counts them: of its files and of its directories."""
+    """Return the bytes of a folder as `du -sb` counts them: of its files and of its directories."""
     return sum(path.stat().st_size for path in (folder, *folder.rglob("*")))
