@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,7 +15,7 @@ from rich.table import Table
 from datastill.artifact import DistilledDataset
 from datastill.errors import DatastillError
 from datastill.recipe import Recipe
-from datastill.sources import Dataset
+from datastill.sources import Dataset, load
 
 app = typer.Typer(
     help="Distil an image classification set into a few images and labels, and say honestly how good they are.",
@@ -37,6 +37,13 @@ Size = Annotated[int | None, typer.Option(help="Side of the square images, in pi
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable images out, and count them.")]
 Jobs = Annotated[int | None, typer.Option(help="Students trained at once, a process each.")]
 Folder = Annotated[Path, typer.Argument(help="Folder of a distilled set.")]
+
+
+def loaded(source: str, classes: str | None, size: int | None, skip_bad: bool) -> tuple[Dataset, dict[str, Any]]:
+    """Load a data set as options ask for it; returns it with what was asked, as it is recorded."""
+    chosen = listed(classes) if classes else None
+    data = load(source, classes=chosen, size=size, skip_bad=skip_bad)
+    return data, {"asked": source, "classes": list(chosen or []), "size": size, "skip_bad": skip_bad}
 
 
 def introduce(data: Dataset, recipe: Recipe) -> None:

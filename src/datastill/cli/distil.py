@@ -25,6 +25,7 @@ from datastill.cli.common import (
     describe,
     introduce,
     listed,
+    loaded,
 )
 from datastill.errors import DatastillError
 from datastill.fields import resolve
@@ -33,7 +34,7 @@ from datastill.measure.jobs import automatic_jobs
 from datastill.recipe import Recipe, compose
 from datastill.runtime.device import open_device
 from datastill.runtime.progress import Terminal
-from datastill.sources import Dataset, load
+from datastill.sources import Dataset
 
 
 @app.command()
@@ -64,9 +65,7 @@ def distill(
 
     Example: datastill distill digits --ipc 10 --out small --set match.rounds=50
     """
-    chosen = listed(classes) if classes else None
-    data = load(source, classes=chosen, size=size, skip_bad=skip_bad)
-    asked = {"asked": source, "classes": list(chosen or []), "size": size, "skip_bad": skip_bad}
+    data, asked = loaded(source, classes, size, skip_bad)
     if budget is not None and (method not in (None, "datastill") or ipc is not None or recipe is not None):
         raise DatastillError("--budget chooses the method and the number of images; give it without --method, --ipc "
                              "and --recipe.")  # fmt: skip

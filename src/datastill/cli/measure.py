@@ -30,6 +30,7 @@ from datastill.cli.common import (
     describe,
     introduce,
     listed,
+    loaded,
     numbers,
 )
 from datastill.errors import DatastillError
@@ -118,9 +119,7 @@ def compare(
 
     Example: datastill compare digits --methods random,herding,infer --students 'convnet(width=32)' --out runs/compare
     """
-    chosen = listed(classes) if classes else None
-    data = load(source, classes=chosen, size=size, skip_bad=skip_bad)
-    asked = {"asked": source, "classes": list(chosen or []), "size": size, "skip_bad": skip_bad}
+    data, asked = loaded(source, classes, size, skip_bad)
     results = compare_methods(
         data, listed(methods), out=out, ipc=numbers(ipc, "--ipc"), students=[students], seeds=seeds, steps=steps,
         controls=listed(only) if only else controls, scores=scores, split=split, changes=set_ or [], teachers=teachers,
@@ -161,8 +160,7 @@ def frontier(
 
     Example: datastill frontier digits --steps 200 --students 'convnet(width=32)' --out runs/frontier
     """
-    chosen = listed(classes) if classes else None
-    data = load(source, classes=chosen, size=size, skip_bad=skip_bad)
+    data, recorded = loaded(source, classes, size, skip_bad)
     asked = Comparison(
         methods=listed(methods), ipcs=numbers(ipc, "--ipc"), students=(students,), seeds=seeds, steps=steps,
         split=split, changes=tuple(set_ or ()), networks=teachers,
@@ -171,7 +169,7 @@ def frontier(
     results = measure_frontier(
         data, asked, grid or GRIDS, listed(labels), out=out, device=opened, reporter=Terminal(console),
         jobs=jobs_on(opened, jobs), command=command_line(),
-        source={"asked": source, "classes": list(chosen or []), "size": size, "skip_bad": skip_bad},
+        source=recorded,
     )  # fmt: skip
     show(results, out)
 

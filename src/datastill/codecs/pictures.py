@@ -40,13 +40,13 @@ class _Kind:
     pillow: str
     ending: str
     lossless: bool
-    library: str | None = None
+    backend: str | None = None
     side: int = 65535
 
     def opens(self) -> bool:
         """Tell whether this Pillow reads and writes it."""
         Image.init()
-        built = self.library is None or bool(features.check(self.library))
+        built = self.backend is None or bool(features.check(self.backend))
         return built and self.pillow in Image.SAVE and self.pillow in Image.OPEN
 
 
@@ -171,7 +171,7 @@ def decoder(codec: PictureCodec) -> dict[str, str]:
     name, feature = named.get(codec.format, ("libwebp", "webp"))
     found = {"pillow": PIL.__version__}
     if KINDS[codec.format].pillow in ("JPEG", "AVIF", "WEBP"):
-        found[name] = str(features.version(feature) or features.version(KINDS[codec.format].library or ""))
+        found[name] = str(features.version(feature) or features.version(KINDS[codec.format].backend or ""))
     return found
 
 
