@@ -131,6 +131,7 @@ def test_a_budget_is_spent_and_not_exceeded(digits: Dataset, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # some three hundred sets are made
 def test_fifty_budgets_are_never_exceeded(digits: Dataset, tmp_path: Path) -> None:
     draw = rng(0, "budgets")
     for i in range(50):
