@@ -64,10 +64,10 @@ def train_students(
     for arm in arms:
         folder = arm.distilled.folder
         assert folder is not None, "an arm is saved and weighed before it is measured"
+        met, own = arm.key, own_steps(arm, steps)  # the key reads every label, so once
         for student in students:
             for seed in range(seeds):
-                own = own_steps(arm, steps)
-                key = digest_of([arm.key, student, seed, own, bench.testing.split, bench.testing.key,
+                key = digest_of([met, student, seed, own, bench.testing.split, bench.testing.key,
                                  bench.device.precision, versions()["torch"]])  # fmt: skip
                 path = bench.run / "students" / f"{key}.json"
                 found[arm.name, student, seed] = path
