@@ -9,16 +9,13 @@ from typing import Any
 
 import yaml
 
-from datastill.errors import DatastillError
-from datastill.measure.evaluate import RESULTS
 from datastill.report import compared, words
 from datastill.report import rows as read
 from datastill.report.accuracy_plots import against_ipc, by_arm, marks_of
 from datastill.report.compared import WHOLE
-from datastill.report.page import rendered, whole
-from datastill.report.parts import BYTE_KINDS, REPORT, byte_bars, networks, span_of
+from datastill.report.page import rendered, write_page
+from datastill.report.parts import BYTE_KINDS, byte_bars, networks, span_of
 from datastill.report.plots import Plot, teacher_curves
-from datastill.runtime.files import read_json, write_bytes
 
 KIND = "comparison"
 
@@ -58,13 +55,7 @@ def write_comparison(run: Path) -> Path:
     Returns: the path of the page.
     Raises: DatastillError when the results are missing, damaged, or not those of a comparison.
     """
-    results = read_json(run / RESULTS)
-    if results.get("kind") != KIND or not results.get("rows"):
-        raise DatastillError(f"'{run / RESULTS}' holds no rows of a comparison; datastill compare writes them.")
-    with whole(run / RESULTS, "datastill compare"):
-        page = render(results)
-    write_bytes(run / REPORT, page.encode())
-    return run / REPORT
+    return write_page(run, KIND, "datastill compare", render)
 
 
 def render(results: Mapping[str, Any]) -> str:

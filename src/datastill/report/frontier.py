@@ -9,8 +9,6 @@ from typing import Any
 
 import yaml
 
-from datastill.errors import DatastillError
-from datastill.measure.evaluate import RESULTS
 from datastill.report import rows as read
 from datastill.report import words
 from datastill.report.compared import Verdict, failures
@@ -23,10 +21,9 @@ from datastill.report.frontier_rows import (
     frontier_verdicts,
     label_words,
 )
-from datastill.report.page import rendered, whole
-from datastill.report.parts import BYTE_KINDS, REPORT
+from datastill.report.page import rendered, write_page
+from datastill.report.parts import BYTE_KINDS
 from datastill.report.plots import Plot, teacher_curves
-from datastill.runtime.files import read_json, write_bytes
 
 KIND = "frontier"
 
@@ -65,13 +62,7 @@ def write_frontier(run: Path) -> Path:
     Returns: the path of the page.
     Raises: DatastillError when the results are missing, damaged, or not those of a frontier.
     """
-    results = read_json(run / RESULTS)
-    if results.get("kind") != KIND or not results.get("rows"):
-        raise DatastillError(f"'{run / RESULTS}' holds no rows of a frontier; datastill frontier writes them.")
-    with whole(run / RESULTS, "datastill frontier"):
-        page = render(results)
-    write_bytes(run / REPORT, page.encode())
-    return run / REPORT
+    return write_page(run, KIND, "datastill frontier", render)
 
 
 def render(results: Mapping[str, Any]) -> str:

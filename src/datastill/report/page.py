@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,10 @@ from typing import Any
 import jinja2
 
 from datastill.errors import DatastillError
+from datastill.measure.evaluate import RESULTS
 from datastill.report import words
+from datastill.report.parts import REPORT
+from datastill.runtime.files import read_json, write_bytes
 
 
 def rendered(template: str, *, version: str, **values: Any) -> str:
@@ -29,6 +32,26 @@ def rendered(template: str, *, version: str, **values: Any) -> str:
     )  # fmt: skip
     templates.filters |= {"size": words.size, "duration": words.duration, "minus": words.minus}
     return templates.get_template(template).render(version=version, **values)
+
+
+def write_page(run: Path, kind: str, command: str, render: Callable[[Mapping[str, Any]], str]) -> Path:
+    """Write the page of a run's results beside them; returns its path.
+
+    Args:
+        run: the folder that `command` wrote.
+        kind: what the results have to be, with rows.
+        command: that writes such results.
+        render: makes the page.
+
+    Raises: DatastillError when the results are missing, damaged, of another kind or of another version.
+    """
+    results = read_json(run / RESULTS)
+    if results.get("kind") != kind or not results.get("rows"):
+        raise DatastillError(f"'{run / RESULTS}' holds no rows of a {kind}; {command} writes them.")
+    with whole(run / RESULTS, command):
+        page = render(results)
+    write_bytes(run / REPORT, page.encode())
+    return run / REPORT
 
 
 @contextmanager
