@@ -102,6 +102,7 @@ def _cells(place: Place, waits: bool) -> list[str]:
     name = [f"{tables.code(place.method)}<br>{tables.escaped(title)}", f"{place.ipc:,}"]
     if place.entry is None or place.group is None:
         return [*name, WAITS if waits else LATER, "", "", "", "", "", paper]
+    name[0] += cells.networks_of(place.entry.row)
     return [*name, *_ours(place.entry, place.group), paper]
 
 

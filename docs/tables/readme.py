@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from datastill.report import tables
 
@@ -14,11 +13,6 @@ from .results import caption, said, title, verdict
 HEADINGS = ["method", "top-1, % (n)", "random real images, same labels, same steps", "margin", "verdict", "steps",
             "labels", "bytes, of the real set", "their networks, top-1"]  # fmt: skip
 MORE = "More rows, and what a number means, are in [docs/results.md](docs/results.md)."
-
-
-def _networks(row: Mapping[str, Any]) -> str:
-    names = [tables.code(name) for name in (row["recipe"] or {}).get("networks", ())]
-    return f"<br>networks {', '.join(names)}" if names else ""
 
 
 def readme_table(group: Group, named: Sequence[str]) -> str:
@@ -32,7 +26,7 @@ def readme_table(group: Group, named: Sequence[str]) -> str:
         for entry in (e for e in mine if e.row["column"] == column):
             row, beside = entry.row, group.random_beside(entry)
             lines.append([
-                f"{tables.code(row['arm'])}<br>{tables.escaped(row['title'])}{_networks(row)}",
+                f"{tables.code(row['arm'])}<br>{tables.escaped(row['title'])}{cells.networks_of(row)}",
                 cells.accuracy(row, strong=True), cells.accuracy(beside.row) if beside else "not run",
                 cells.gap(row["against_random"]),
                 cells.verdict(row["against_random"]), cells.steps(row), cells.labels(row), cells.weight(row, entry.run),

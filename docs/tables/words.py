@@ -106,3 +106,9 @@ def compact(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table without the columns in which nothing stands."""
     kept = [i for i in range(len(headings)) if i == 0 or any(row[i] for row in rows)]
     return tables.markdown_table([headings[i] for i in kept], [[row[i] for i in kept] for row in rows])
+
+
+def networks_of(row: Mapping[str, Any]) -> str:
+    """Return the networks behind a row's labels, on a line of their own, or nothing where none are known."""
+    names = [tables.code(name) for name in (row["recipe"] or {}).get("networks", ())]
+    return f"<br>networks {', '.join(names)}" if names else ""

@@ -232,7 +232,9 @@ def test_the_leaderboard_shows_ours_beside_random_and_the_papers_in_a_column_of_
     text = page(root, "docs/leaderboard.md")
     table = board(text, "cifar100", "convnet", "S").splitlines()
     assert table[2].endswith("| the paper's, top-1 % (deviation), and where it stands |")
-    (infer,) = [line for line in table if line.startswith("| `infer`<br>INFER, static labels | 10 |")]
+    (infer,) = [
+        line for line in table if line.startswith("| `infer`<br>INFER, static labels<br>networks `convnet` | 10 |")
+    ]
     assert f"[**46.50{NB}±{NB}0.50{NB}(n=3)**](results/cifar100-infer-" in infer
     assert f"| [51.50{NB}±{NB}0.56{NB}(n=3)](results/cifar100-random-" in infer
     assert "| worse<br>−5.00<br>t" in infer
