@@ -11,6 +11,7 @@ import torch
 from datastill.errors import DatastillError
 from datastill.fields import ROOMS, Items, Real, Stage, registered, resolve
 from datastill.recipe import NetworkRecipe, Recipe, choice
+from datastill.runtime.files import digest_of
 from datastill.runtime.seeds import rng
 from datastill.stages import Once
 from reference import tiny
@@ -66,6 +67,46 @@ def test_another_seed_holds_out_other_rows_and_so_trains_other_networks() -> Non
     keys = {Real(data, 8, 0).key, Real(data, 8, 1).key, Real(data, 9, 0).key, Real(data).key}
     assert len(keys) == 4
     assert Real(data, 0, 0).key == Real(data, 0, 5).key
+
+
+@pytest.mark.parametrize("named", ["both", "places", "ids"])
+def test_a_picture_leads_back_to_its_training_row(named: str) -> None:
+    real, rows = Real(tiny.dataset()), torch.tensor([30, 2, 47, 2])
+    pictures = real.pictures(rows)
+    if named == "places":
+        pictures = dataclasses.replace(pictures, ids=())
+    if named == "ids":
+        pictures = dataclasses.replace(pictures, places=None)
+    assert torch.equal(real.rows_of(pictures), rows)
+
+
+def test_a_picture_that_is_no_training_image_leads_nowhere() -> None:
+    real = Real(tiny.dataset())
+    pictures = real.pictures(torch.arange(3))
+    places = torch.tensor([-1, 48, int(pictures.places[2])])  # type: ignore[index]  # real pictures have places
+    assert real.rows_of(dataclasses.replace(pictures, places=places)).tolist() == [-1, -1, 2]
+    unnamed = dataclasses.replace(pictures, places=None, ids=("", "train/1", "test/1"))
+    assert real.rows_of(unnamed).tolist() == [-1, 1, -1]
+    assert real.rows_of(dataclasses.replace(pictures, places=None, ids=())).tolist() == [-1, -1, -1]
+    assert real.rows_of(dataclasses.replace(pictures, cls=(pictures.cls + 1) % 4)).tolist() == [-1, -1, -1]
+
+
+def test_a_part_of_the_rows_has_a_key_and_data_of_its_own() -> None:
+    data = tiny.dataset()
+    real = Real(data, 8, seed=1)
+    assert real.key_of(real.rows) == real.key
+    assert real.key == digest_of([data.fingerprint, real.held_out.tolist()])
+    some = real.rows[torch.tensor([5, 0, 9])]
+    assert real.key_of(some) == real.key_of(some.flip(0))
+    assert real.key_of(some) not in (real.key, real.key_of(real.rows[:3]))
+    assert torch.equal(real.data(some).images, data.train.pixels[some.sort().values])
+    assert torch.equal(real.data(some).classes, data.train.labels[some.sort().values])
+
+
+def test_a_part_of_the_rows_is_named_alike_whatever_else_was_held_out() -> None:
+    data = tiny.dataset()
+    held, every = Real(data, 8, seed=1), Real(data)
+    assert every.key_of(held.rows) == held.key
 
 
 def test_more_validation_than_a_class_can_give_is_refused() -> None:

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from datastill.card import card
 from datastill.codecs import LabelCodec, PictureCodec, decode_labels, decoder, encode_labels
 from datastill.errors import DatastillError
-from datastill.fields import Content, Expanded, Fields, Labels, resolve
+from datastill.fields import Content, Expanded, Fields, Labels, SeededViews, resolve
 from datastill.layout import (
     ATLASES,
     ITEMS,
@@ -122,6 +122,7 @@ class DistilledDataset:
             save_arrays(folder / ARRAYS, arrays)
             written.append(ARRAYS)
         if self.labels.values is not None:
+            assert self.labels.views == self.fields.label.rendering(self.recipe), "views are those of the recipe"
             save_arrays(folder / LABELS, {f"label.{name}": value for name, value in _stored(self.labels).items()})
             written.append(LABELS)
         for i, name in enumerate(self.labels.teachers):
@@ -149,6 +150,7 @@ class DistilledDataset:
     def _manifest(self) -> dict[str, Any]:
         pictures, arrays, labels = self.content.pictures, self.content.arrays, self.labels
         coded = {"codec": plain(labels.codec)} if labels.values is not None else {}
+        seen = {"views": plain(labels.views)} if labels.views is not None else {}
         return self.facts | {
             "format": FORMAT,
             "recipe": self.recipe.plain(),
@@ -167,7 +169,7 @@ class DistilledDataset:
             },
             "items": len(self.content.items),
             "arrays": {name: {"shape": list(a.shape), "dtype": _dtype(a)} for name, a in arrays.items()},
-            "labels": {"kind": labels.kind, "teachers": list(labels.teachers)} | coded,
+            "labels": {"kind": labels.kind, "teachers": list(labels.teachers)} | coded | seen,
         }
 
     @classmethod
@@ -198,9 +200,9 @@ class DistilledDataset:
         recipe = Recipe.from_plain(manifest["recipe"], f"'{folder / MANIFEST}'")
         classes = tuple(map(str, manifest["data"]["classes"]))
         info = _info(manifest["data"], len(classes), folder)
-        column = resolve(recipe, info, run=False).label.column
+        label = resolve(recipe, info, run=False).label
         kind, teachers = manifest["labels"]["kind"], tuple(manifest["labels"]["teachers"])
-        if kind != LABEL_KINDS[column]:
+        if kind != LABEL_KINDS[label.column]:
             raise DatastillError(f"'{folder}' says that its labels are {kind!r}, which its recipe does not make.")
         weights = {name: f"teachers/{i}.safetensors" for i, name in enumerate(teachers)}
         count = int(manifest["pictures"]["count"])
@@ -215,7 +217,7 @@ class DistilledDataset:
         items = read_items(folder / ITEMS, int(manifest["items"]), high)
         labels = Labels(kind, None, teachers)
         if kind == "logits":
-            labels = _read_labels(folder, manifest["labels"]["codec"], len(items), len(classes))
+            labels = _read_labels(folder, manifest["labels"], label.rendering(recipe), len(items), len(classes))
         networks = {name: _read_teacher(folder / path, recipe, name, info) for name, path in weights.items()}
         own = ("format", "recipe", "data", "pictures", "items", "arrays", "labels")
         facts = {k: v for k, v in manifest.items() if k not in own}
@@ -302,18 +304,25 @@ def _stored(labels: Labels) -> dict[str, Tensor]:
     """Return the arrays of soft labels, which must decode to exactly what was looked at."""
     assert labels.values is not None, "only soft labels are stored"
     arrays = encode_labels(labels.values, labels.codec) if labels.arrays is None else labels.arrays
-    items, classes = labels.values.shape
-    decoded = decode_labels(arrays, items, classes, labels.codec)
+    rows, classes = labels.values.shape
+    decoded = decode_labels(arrays, rows, classes, labels.codec)
     # Close, since a matrix product may run in another order under another number of threads.
     assert torch.allclose(decoded, labels.values.float()), "labels are coded before they are looked at"
     return arrays
 
 
-def _read_labels(folder: Path, claim: Any, items: int, classes: int) -> Labels:
-    codec = read_codec(LabelCodec, claim, str(folder / MANIFEST))
+def _read_labels(folder: Path, claim: Mapping[str, Any], views: SeededViews | None, items: int, classes: int) -> Labels:
+    made = None if views is None else plain(views)
+    if claim.get("views") != made:
+        raise DatastillError(
+            f"'{folder / MANIFEST}' says that its labels belong to the views {claim.get('views')}, but its recipe "
+            f"makes labels of the views {made}."
+        )
+    codec = read_codec(LabelCodec, claim["codec"], str(folder / MANIFEST))
+    rows = items * (1 if views is None else views.count)
     arrays = {name.removeprefix("label."): value for name, value in load_arrays(folder / LABELS).items()}
-    values = decode_labels(arrays, items, classes, codec, str(folder / LABELS))
-    return Labels("logits", values, (), codec, arrays)
+    values = decode_labels(arrays, rows, classes, codec, str(folder / LABELS))
+    return Labels("logits", values, (), codec, arrays, views=views)
 
 
 def _read_arrays(path: Path, claims: Mapping[str, Mapping[str, Any]], prefix: str) -> dict[str, Tensor]:

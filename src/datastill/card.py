@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from datastill.recipe import DatasetInfo, Recipe, methods
-from datastill.values import Labels, Pictures
+from datastill.values import Labels, Pictures, SeededViews
 
 TELLS = {
     "classes": "hard labels only (column H)",
-    "logits": "stored soft labels, one vector of logits per item (column S)",
+    "logits": "stored soft labels, one vector of logits per {of} (column S)",
     "teachers": "networks that label every batch, in `teachers/` (column D)",
 }
 CONFIGS = """\
@@ -49,6 +49,17 @@ Decompressed with Brotli, `label.codes` are signed whole numbers of `label.width
 then all second ones. As an array [columns of `label.basis`, items], transposed, they give logits =
 codes * `label.step` @ `label.basis`.T + `label.mean`, each row up to a constant that no softmax sees.""",
 }
+SEEN = """\
+A label belongs to a view of an item, row i * {views.count} + v to view v of item i, and students see the views in turn.
+For view v, item i is put into a black border of {views.crop} pixels, cut out again from row a and column b on, and
+mirrored if m is 1:
+
+```python
+key = hashlib.blake2b(f"{views.seed}\\x1fviews\\x1f{{v}}".encode(), digest_size=8).digest()
+word = int(numpy.random.Philox(key=int.from_bytes(key, "little") >> 1).random_raw(i + 1)[i])
+a, b, m = word % {side}, word // {side} % {side}, {mirrored}
+```
+"""
 WHOLE = """\
 Item i: `label.codes[i]` holds a code of {bits} bits per class, packed from the lowest bit on
 (`numpy.unpackbits(..., bitorder="little")`); logit = `label.scale[i, 0] + code * label.scale[i, 1]`."""
@@ -74,7 +85,15 @@ def _logits(labels: Labels) -> str:
         return ""
     codec = labels.codec
     how = WHOLE.format(bits=codec.bits) if codec.bits else LOGITS[codec.kind]
-    return f"\nLogits stand in `labels/logits.safetensors`, in the order of the items. {how}"
+    told = f"\nLogits stand in `labels/logits.safetensors`, in the order of the items. {how}"
+    return told if labels.views is None else f"{told}\n\n{_seen(labels.views)}"
+
+
+def _seen(views: SeededViews) -> str:
+    """Return how the views that labels belong to are rebuilt."""
+    side = 2 * views.crop + 1
+    mirrored = f"word // {side**2} % 2" if views.flip else "0"
+    return SEEN.format(views=views, side=side, mirrored=mirrored)
 
 
 def card(
@@ -90,7 +109,10 @@ def card(
     """Return the text of README.md; made: whether something is added to pictures to make items."""
     known = methods().get(recipe.method)
     counts = facts.get("counts", {})
+    tells = TELLS[labels.kind].format(of="item" if labels.views is None else "view of an item")
     holds, built = _pictures(pictures, made=made)
+    # Beside "extra" stands no budget that ipc would be the size of.
+    size = "" if "extra" in counts else f" at a nominal {recipe.ipc} images per class"
     bought = ", ".join(f"{k} {v}" for k, v in sorted(counts.items()) if isinstance(v, int))
     files = "" if pictures.codec.packed else CONFIGS
     opens = "Tables are Parquet files" if pictures.codec.packed else OPENS
@@ -103,7 +125,7 @@ tags: [dataset-distillation, {recipe.method}]
 # {info.name}, distilled with {known.title if known else recipe.method}
 
 {len(classes)} classes, {info.shape[0]} x {info.shape[1]} x {info.shape[2]} pixels (channels, height, width), made from
-{info.train_images} training images at a nominal {recipe.ipc} images per class. Labels: {TELLS[labels.kind]}.
+{info.train_images} training images{size}. Labels: {tells}.
 Counts: {bought or "none recorded"}.
 
 {holds}

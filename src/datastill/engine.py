@@ -126,7 +126,7 @@ def _realise(
 
 def label_content(ctx: Context, sealed: Content, facts: dict[str, Any]) -> DistilledDataset:
     """Label a sealed content and return the distilled set."""
-    labels: Labels = ctx.fields.label.make(ctx.fields.store.expand(sealed), ctx)
+    labels: Labels = ctx.fields.label.make(ctx.fields.store.expand(sealed), ctx, sealed)
     counts = {k: v for k, v in facts.get("counts", {}).items() if k != "label_error"}
     facts = facts | {"counts": counts | ({"label_error": labels.facts} if labels.facts else {})}
     networks = {name: ctx.network(name) for name in labels.teachers}
@@ -134,7 +134,7 @@ def label_content(ctx: Context, sealed: Content, facts: dict[str, Any]) -> Disti
 
 
 def build_content(ctx: Context, work: _Work | None = None, kept: Path | None = None) -> Content:
-    """Open the store, prepare the networks and run every round of the match; returns the open content.
+    """Open the store, and where the match has rounds prepare the networks and run them; returns the open content.
 
     With `kept`, what was learned under the same recipe but for its labels is taken from there, or left there.
     """
@@ -150,11 +150,11 @@ def build_content(ctx: Context, work: _Work | None = None, kept: Path | None = N
         spent = read_json(path.with_suffix(".json"))["seconds"]
         ctx.reporter.seconds[told] = ctx.reporter.seconds.get(told, 0.0) + spent
         return content
-    for name in ctx.makers:
-        ctx.network(name)
     groups = _groups(match.parts(content.items, ctx.makers), ctx)
     if not groups:
         return content
+    for name in ctx.makers:
+        ctx.network(name)
     total = sum(len(g) for g in groups) * match.total_rounds
     with ctx.reporter.phase(told, total) as phase:
         for number, parts in enumerate(groups):

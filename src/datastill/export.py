@@ -34,12 +34,18 @@ def export(distilled: DistilledDataset, form: str, out: Path) -> Path:
             what DD-Ranking's evaluators take, and a README.md that says how).
         out: the folder.
 
-    Raises: DatastillError for another form, a folder that is not empty, or a set that DD-Ranking cannot evaluate.
+    Raises: DatastillError for another form, a folder that is not empty, labels of views, which belong to no picture, or
+        a set that DD-Ranking cannot evaluate.
     """
     if form not in FORMS:
         raise unknown("export form", form, FORMS)
     if out.exists() and any(out.iterdir()):
         raise DatastillError(f"'{out}' is not empty; export to another folder.")
+    if distilled.labels.views is not None:
+        raise DatastillError(
+            f"the form '{form}' keeps one label beside each picture, but the labels of this set belong to "
+            f"{distilled.labels.views.count} views of each item; use the set as it is, or distil it with label=static."
+        )
     if form == "ddranking":
         return _ddranking(distilled, out)
     images = _uint8(distilled.expand().images)

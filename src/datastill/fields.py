@@ -33,6 +33,7 @@ from datastill.values import Expanded as Expanded
 from datastill.values import Items as Items
 from datastill.values import Labels as Labels
 from datastill.values import Pictures as Pictures
+from datastill.values import SeededViews as SeededViews
 
 
 class Real:
@@ -49,7 +50,8 @@ class Real:
         self.info, self.fingerprint, self.classes = dataset.info, dataset.fingerprint, dataset.classes
         labels = dataset.train.labels
         held: list[Tensor] = []
-        self._places = labels.argsort(stable=True).argsort()
+        self._by_place = labels.argsort(stable=True)
+        self._places = self._by_place.argsort()
         for k in range(self.info.classes):
             rows = (labels == k).nonzero().flatten()
             share = validation // self.info.classes + (k < validation % self.info.classes)
@@ -61,7 +63,7 @@ class Real:
             held.append(rows[torch.from_numpy(rng(seed, "validation", k).permutation(len(rows))[:share])])
         self.held_out = torch.cat(held).sort().values
         self.rows = torch.isin(torch.arange(len(labels)), self.held_out, invert=True).nonzero().flatten()
-        self.key = digest_of([self.fingerprint, self.held_out.tolist()])
+        self.key = self.key_of(self.rows)
 
     def of_class(self, k: int) -> Tensor:
         """Return the allowed train rows of class k, long[n], ascending."""
@@ -72,10 +74,31 @@ class Real:
         ids = tuple(self._train.ids[int(r)] for r in rows)
         return Pictures(self._train.batch(rows), self._train.labels[rows], ids, places=self._places[rows])
 
-    def data(self) -> Data:
-        """Return all allowed rows with hard labels, for training networks."""
-        labels = self._train.labels[self.rows]
-        return Data(self._train.batch(self.rows), labels, one_hot(labels, self.info.classes), "classes")
+    def rows_of(self, pictures: Pictures) -> Tensor:
+        """Return the train row of each picture, long[P], -1 for one that is none: the way back from `pictures`.
+
+        By places where there are any, else by ids: a set that was saved keeps one of them.
+        """
+        if pictures.places is not None:
+            last = len(self._by_place) - 1
+            known = (pictures.places >= 0) & (pictures.places <= last)
+            rows = torch.where(known, self._by_place[pictures.places.clamp(0, last)], -1)
+        else:
+            row_of = {name: row for row, name in enumerate(self._train.ids)}
+            ids = pictures.ids or ("",) * len(pictures.cls)
+            rows = torch.tensor([row_of.get(name, -1) for name in ids], dtype=torch.long)
+        return torch.where(self._train.labels[rows.clamp(min=0)] == pictures.cls, rows, -1)
+
+    def key_of(self, rows: Tensor) -> str:
+        """Return the hash of a part of the train rows, whatever their order; `key` is that of all allowed rows."""
+        left_out = torch.isin(torch.arange(len(self._train.labels)), rows, invert=True)
+        return digest_of([self.fingerprint, left_out.nonzero().flatten().tolist()])
+
+    def data(self, rows: Tensor | None = None) -> Data:
+        """Return all allowed rows, or these of them, ascending, with hard labels, for training networks."""
+        rows = self.rows if rows is None else rows.sort().values
+        labels = self._train.labels[rows]
+        return Data(self._train.batch(rows), labels, one_hot(labels, self.info.classes), "classes")
 
 
 @dataclass
@@ -222,9 +245,16 @@ class Label(Field, ABC):
 
     column: ClassVar[Literal["H", "S", "D"]]
 
+    def rendering(self, recipe: Recipe) -> SeededViews | None:
+        """Return the views that stored labels of this recipe belong to; None where labels belong to the items."""
+        return None
+
     @abstractmethod
-    def make(self, images: Tensor, ctx: Context) -> Labels:
-        """Label the expanded images (uint8 or float[N, C, H, W]) of any sealed set."""
+    def make(self, images: Tensor, ctx: Context, content: Content) -> Labels:
+        """Label the expanded images (uint8 or float[N, C, H, W]) of any sealed set.
+
+        `content` is that set, which knows the real picture behind each item.
+        """
 
     @abstractmethod
     def supply(

@@ -86,12 +86,25 @@ class Content:
 
 
 @dataclass(frozen=True)
+class SeededViews:
+    """The views of every item that labels belong to: whole-pixel crops and flips that a seed names. None is stored.
+
+    count: V, views per item. seed: the recipe's. crop: pixels of black border. flip: whether half of them are mirrored.
+    """
+
+    count: int
+    seed: int
+    crop: int
+    flip: bool
+
+
+@dataclass(frozen=True)
 class Labels:
     """What students are told: nothing beyond the class ("classes"), logits float32[N, K] ("logits"), or the names of
     the networks that answer in the loop ("teachers").
 
     Logits are those that a receiver decodes; `arrays` holds what is stored of them under the codec, `facts` what that
-    lost (see `label_error`).
+    lost (see `label_error`). With `views`, logits are float32[N * V, K]: row i * V + v belongs to view v of item i.
     """
 
     kind: Literal["classes", "logits", "teachers"]
@@ -100,14 +113,15 @@ class Labels:
     codec: LabelCodec = LabelCodec()
     arrays: dict[str, Tensor] | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    views: SeededViews | None = None
 
     @classmethod
-    def coded(cls, logits: Tensor, codec: LabelCodec) -> Labels:
-        """Return float[N, K] logits under a codec, with what it lost."""
+    def coded(cls, logits: Tensor, codec: LabelCodec, views: SeededViews | None = None) -> Labels:
+        """Return float[N, K] logits, or float[N * V, K] of views, under a codec, with what it lost."""
         items, classes = logits.shape
         arrays = encode_labels(logits, codec)
         values = decode_labels(arrays, items, classes, codec)
-        return cls("logits", values, (), codec, arrays, label_error(logits, values))
+        return cls("logits", values, (), codec, arrays, label_error(logits, values), views)
 
 
 @dataclass(frozen=True)

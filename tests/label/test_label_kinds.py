@@ -15,7 +15,7 @@ from datastill.artifact import DistilledDataset
 from datastill.codecs import decode_labels, label_error
 from datastill.engine import distil
 from datastill.errors import DatastillError
-from datastill.fields import Expanded, Label, Labels
+from datastill.fields import Content, Expanded, Items, Label, Labels, Pictures
 from datastill.label import Dynamic, Hard, Static
 from datastill.label.static import mean_logits
 from datastill.recipe import TrainRecipe, choice
@@ -57,6 +57,11 @@ def images(count: int = 12, seed: int = 0) -> Tensor:
     return torch.randint(0, 256, (count, 3, 8, 8), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
 
 
+def content(count: int = 12) -> Content:
+    pictures = Pictures(images(count), torch.arange(count) % 4, ())
+    return Content(Items.of(cls=pictures.cls, picture=torch.arange(count)), pictures)
+
+
 def supplied(label: Label, data: Expanded, recipe: TrainRecipe, teachers: Any = None) -> Iterator[Batch]:
     return label.supply(data, recipe.work(len(data.images)), recipe, 0, device=CPU, teachers=teachers)
 
@@ -67,7 +72,7 @@ def expanded(labels: Labels, count: int = 12) -> Expanded:
 
 def test_labels_are_means_of_logits_not_of_probabilities() -> None:
     given: Any = {"first": Says(10.0, 0.0), "second": Says(0.0, 0.0)}
-    labels = Static().make(images(), tiny.context(given=given))
+    labels = Static().make(images(), tiny.context(given=given), content())
     assert labels.kind == "logits"
     assert labels.values is not None
     assert torch.equal(labels.values, torch.tensor([[5.0, 0.0]]).expand(12, -1))
@@ -77,7 +82,7 @@ def test_labels_are_means_of_logits_not_of_probabilities() -> None:
 def test_students_get_the_labels_that_a_receiver_decodes(kind: str) -> None:
     given: Any = {"first": Affine(0), "second": Affine(1)}
     ctx = tiny.context(given=given, label=choice("static", codec={"kind": kind}))
-    labels, exact = ctx.fields.label.make(images(), ctx), mean_logits(images(), ctx)
+    labels, exact = ctx.fields.label.make(images(), ctx, content()), mean_logits(images(), ctx)
     assert labels.arrays is not None
     assert labels.values is not None
     assert torch.equal(labels.values, decode_labels(labels.arrays, 12, 4, labels.codec))
@@ -133,7 +138,7 @@ def test_static_and_hard_targets_are_mixed_like_their_pictures() -> None:
 
 
 def test_hard_targets_are_one_hot() -> None:
-    labels = Hard().make(images(), tiny.context(given={}))
+    labels = Hard().make(images(), tiny.context(given={}), content())
     assert labels == Labels("classes")
     for batch in supplied(Hard(), expanded(labels), PLAIN):
         assert torch.equal(batch.target, torch.eye(4)[batch.hard])

@@ -252,3 +252,10 @@ def test_without_random_images_of_the_same_labels_nothing_is_claimed() -> None:
     compare_with_random(results["rows"])
     assert results["rows"][0]["against_random"] is None
     assert verdict(results["rows"], "convnet", 2)[0].endswith("so this says nothing about the method.")
+
+
+def test_labels_of_views_are_refused_before_any_work(tmp_path: Path) -> None:
+    made = tiny.distilled(tmp_path / "set", match=choice("none"), label=choice("views"))
+    with pytest.raises(DatastillError, match="the views that this set's labels belong to are named by the numbers of"):
+        continual(made, tiny.dataset(), run=tmp_path / "run", seeds=1, **HOW)
+    assert not (tmp_path / "run").exists()

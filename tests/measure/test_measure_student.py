@@ -145,7 +145,7 @@ def test_a_student_starts_from_the_initialisation_of_its_seed(own: DistilledData
         assert torch.equal(mine, wanted)
 
 
-@pytest.mark.parametrize("label", ["static", "hard", "dynamic"])
+@pytest.mark.parametrize("label", ["static", "views", "hard", "dynamic"])
 def test_an_interrupted_student_ends_as_an_unbroken_one(
     label: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datastill.recipe import TrainRecipe, Work
-from datastill.training.supply import Batch, Data, batch_rows, supply
-from datastill.training.views import to_unit
+from datastill.training.supply import Batch, Data, batch_rows, batch_visits, supply
+from datastill.training.views import View, to_unit
 
 PLAIN = TrainRecipe(crop=0, flip=False, batch=8)
 MIXED = TrainRecipe(crop=1, mix="mixup", batch=8)
@@ -40,6 +40,15 @@ def test_any_step_can_be_had_again_in_any_order() -> None:
     forward = [batch_rows(made, 5, step) for step in range(30)]
     for step in (29, 3, 17, 3, 0):
         assert np.array_equal(batch_rows(made, 5, step), forward[step])
+
+
+@given(items=st.integers(1, 20), batch=st.integers(1, 40), seed=st.integers(0, 99))
+def test_visits_count_how_often_an_item_came_before(items: int, batch: int, seed: int) -> None:
+    made, seen = work(items, batch, 9), [0] * items
+    for step in range(9):
+        for row, visit in zip(batch_rows(made, seed, step), batch_visits(made, step), strict=True):
+            assert visit == seen[row]
+            seen[row] += 1
 
 
 def test_permutations_differ_between_epochs_and_seeds() -> None:
@@ -129,6 +138,19 @@ def test_a_teacher_answers_on_the_very_pixels_of_the_batch(data: Data) -> None:
     assert len(asked) == 3
     with pytest.raises(AssertionError, match="need a teacher"):
         next(supply(untold, work(20, 8, 3), MIXED, 0))
+
+
+def test_fixed_views_take_the_place_of_free_ones_in_turn(data: Data) -> None:
+    many = Data(data.images, data.classes, torch.arange(40.0)[:, None].expand(40, 3), "logits")
+    flip = torch.arange(40) % 2 == 1  # view 0 of an item is itself, view 1 its mirror image
+    visits = [0] * 20
+    for batch in supply(many, work(20, 8, 12), TrainRecipe(crop=4, batch=8), 0, fixed=View(flip=flip)):
+        for b, row in enumerate(batch.rows.tolist()):
+            picture = to_unit(data.images[row])
+            assert torch.equal(batch.x[b], picture.flip(2) if visits[row] % 2 else picture)
+            assert batch.target[b, 0] == 2 * row + visits[row] % 2
+            visits[row] += 1
+    assert max(visits) == 5
 
 
 def answers(x: torch.Tensor) -> torch.Tensor:

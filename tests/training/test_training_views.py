@@ -90,6 +90,21 @@ def test_the_same_draw_is_applied_again_the_same() -> None:
     assert not torch.equal(other.apply(x), one.apply(x))
 
 
+@pytest.mark.parametrize(
+    "own", [TrainRecipe(crop=3, mix="cutmix", cutout=2), TrainRecipe(resized_crop=0.5, mix="mixup")]
+)
+def test_crops_and_flips_of_another_view_take_the_place_of_its_own(own: TrainRecipe) -> None:
+    x, laid, rows = pictures(4), torch.zeros(6, 3, 6, 7), torch.tensor([5, 0, 3, 4])
+    view = View.draw(rng(0), 4, (3, 6, 7), own)
+    other = View.draw(rng(1), 6, (3, 6, 7), TrainRecipe(crop=1))
+    laid[rows] = x
+    moved = View(hole=view.hole, side=view.side).apply(other.apply(laid)[rows])
+    made = view.framed(other, rows)
+    assert torch.equal(made.mix(made.apply(x)), view.mix(moved))
+    still = view.framed(View(), rows)
+    assert (still.pad, still.shift, still.window, still.flip) == (0, None, None, None)
+
+
 @given(seed=st.integers(0, 10**6))
 def test_mixup_is_the_weighted_sum_of_single_images(seed: int) -> None:
     x, targets = pictures(5), torch.randn(5, 3, generator=torch.Generator().manual_seed(2)) * 10

@@ -3,5 +3,6 @@
 from datastill.label.dynamic import Dynamic
 from datastill.label.hard import Hard
 from datastill.label.static import Static
+from datastill.label.views import Views
 
-__all__ = ["Dynamic", "Hard", "Static"]
+__all__ = ["Dynamic", "Hard", "Static", "Views"]

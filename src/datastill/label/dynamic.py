@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from datastill.fields import Context, Expanded, Label, Labels, register
+from datastill.fields import Content, Context, Expanded, Label, Labels, register
 from datastill.label.static import needs_networks
 from datastill.networks import Network
 from datastill.recipe import DatasetInfo, Recipe, TrainRecipe, Work
@@ -26,7 +26,7 @@ class Dynamic(Label):
         """Refuse a recipe without networks."""
         return needs_networks(self, recipe)
 
-    def make(self, images: Tensor, ctx: Context) -> Labels:
+    def make(self, images: Tensor, ctx: Context, content: Content) -> Labels:
         """Return the names of the networks that will answer."""
         return Labels("teachers", None, ctx.makers)
 

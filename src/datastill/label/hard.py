@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from datastill.fields import Context, Expanded, Label, Labels, register
+from datastill.fields import Content, Context, Expanded, Label, Labels, register
 from datastill.networks import Network
 from datastill.recipe import TrainRecipe, Work
 from datastill.training.losses import one_hot
@@ -22,7 +22,7 @@ class Hard(Label):
 
     column = "H"
 
-    def make(self, images: Tensor, ctx: Context) -> Labels:
+    def make(self, images: Tensor, ctx: Context, content: Content) -> Labels:
         """Return labels without values: items carry their class."""
         return Labels("classes")
 

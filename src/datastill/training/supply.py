@@ -18,8 +18,8 @@ from datastill.training.views import View, to_unit
 
 @dataclass(frozen=True)
 class Data:
-    """Pictures uint8 or float[N, C, H, W] (floats in [0, 1]), their targets float[N, K] (or None where teachers answer
-    in the loop), the kind of the targets, and classes long[N]."""
+    """Pictures uint8 or float[N, C, H, W] (floats in [0, 1]), their targets float[N, K] (float[N * V, K] for V views of
+    each, None where teachers answer in the loop), the kind of the targets, and classes long[N]."""
 
     images: Tensor
     classes: Tensor
@@ -70,6 +70,11 @@ def batch_rows(work: Work, seed: int, step: int) -> np.ndarray:
     return np.concatenate(rows)
 
 
+def batch_visits(work: Work, step: int) -> np.ndarray:
+    """Return how often each row of `batch_rows` came before, long[B]: a permutation is one visit of every item."""
+    return (step * work.batch + np.arange(work.batch)) // work.items
+
+
 def supply(
     data: Data,
     work: Work,
@@ -78,6 +83,7 @@ def supply(
     *,
     start: int = 0,
     teach: Callable[[Tensor], Tensor] | None = None,
+    fixed: View | None = None,
 ) -> Iterator[Batch]:
     """Yield the batches of steps `start`..`work.steps`-1; any step can be had again from the seed alone.
 
@@ -88,20 +94,35 @@ def supply(
         seed: of order and views.
         start: the first step to yield.
         teach: asked for the targets of each finished batch (pixels, mixed) instead of `data.targets`.
+        fixed: crops and flips of V views of each item in place of free ones; row i * V + v is view v of item i, here
+            and in `data.targets`. On its t-th visit an item is seen as view t mod V.
     """
     shape = (data.images.shape[1], data.images.shape[2], data.images.shape[3])
     device = data.images.device
     for step in range(start, work.steps):
-        rows = torch.from_numpy(batch_rows(work, seed, step)).to(device, non_blocking=True)
-        view = View.draw(rng(seed, "view", step), work.batch, shape, recipe).to(device)
+        order = batch_rows(work, seed, step)
+        rows = told = torch.from_numpy(order).to(device, non_blocking=True)
+        view = View.draw(rng(seed, "view", step), work.batch, shape, recipe)
+        if fixed is not None:
+            seen = torch.from_numpy(_views_seen(data, order, batch_visits(work, step)))
+            view, told = view.framed(fixed, seen), seen.to(device, non_blocking=True)
+        view = view.to(device)
         x = view.mix(to_unit(view.apply(data.images[rows])))
         x = x.contiguous(memory_format=torch.channels_last)
         if teach is not None:
             target = teach(x)
         else:
             assert data.targets is not None, "data without targets need a teacher"
-            target = view.blend(data.targets[rows])
+            target = view.blend(data.targets[told])
         classes, mixed = data.classes[rows], None
         if recipe.hard_weight and data.kind == "logits":
             mixed = view.blend(one_hot(classes, target.shape[1]))
         yield Batch(x, target, classes, rows, data.kind, mixed)
+
+
+def _views_seen(data: Data, rows: np.ndarray, visits: np.ndarray) -> np.ndarray:
+    """Return the row of each item's view at this visit, long[B], among all N * V views."""
+    assert data.targets is not None, "fixed views have a target each"
+    per_item = len(data.targets) // len(data)
+    seen: np.ndarray = rows * per_item + visits % per_item
+    return seen

@@ -75,6 +75,12 @@ class View:
         moved = {name: there(getattr(self, name)) for name in ("shift", "window", "flip", "partner", "hole")}
         return replace(self, **moved)  # type: ignore[arg-type]  # each is a tensor or None
 
+    def framed(self, other: View, rows: Tensor) -> View:
+        """Return the view with the crops and flips of rows long[B] of another one in place of its own."""
+        shift = None if other.shift is None else other.shift[rows]
+        flip = None if other.flip is None else other.flip[rows]
+        return replace(self, pad=other.pad, shift=shift, window=None, flip=flip)
+
     def apply(self, x: Tensor) -> Tensor:
         """Crop, flip and cut x [B, C, H, W], of any dtype (a window makes it float32 in [0, 1]), channels last."""
         if self.window is not None:

@@ -155,9 +155,14 @@ def continual(
         whole: also train on all real images of the classes seen, which is the ceiling.
 
     Returns: the results, as `results.json` in `run` holds them.
-    Raises: DatastillError for more groups than classes, or as `nas` does.
+    Raises: DatastillError for more groups than classes, for labels of views, or as `nas` does.
     """
     check_counts(groups=groups, seeds=seeds, steps=steps)
+    if distilled.labels.views is not None:
+        raise DatastillError(
+            "a memory of some classes numbers its items anew, but the views that this set's labels belong to are named "
+            "by the numbers of its items; distil it with label=static."
+        )
     classes = distilled.info.classes
     orders = [class_groups(classes, groups, seed) for seed in range(seeds)]
     network = read_student(student, distilled)
