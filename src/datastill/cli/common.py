@@ -55,8 +55,8 @@ def introduce(data: Dataset, recipe: Recipe) -> None:
     )  # fmt: skip
     for note in data.notes:
         console.print(f"  {note}", soft_wrap=True)
-    names = ", ".join(recipe.networks)
-    console.print(f"Method {recipe.method}, ipc {recipe.ipc}; networks: {names}.", soft_wrap=True)
+    names = f"; networks: {', '.join(recipe.networks)}" if recipe.networks else ""
+    console.print(f"Method {recipe.method}, ipc {recipe.ipc}{names}.", soft_wrap=True)
 
 
 def describe(distilled: DistilledDataset) -> None:
@@ -71,6 +71,11 @@ def describe(distilled: DistilledDataset) -> None:
         console.print(
             f"Budget: {used} of {counts['nominal']} images used ({counts['natural']} natural, "
             f"{counts['compensators']} compensators), {counts['leftover']} left over.", soft_wrap=True,
+        )  # fmt: skip
+    elif "extra" in counts:
+        console.print(
+            f"{counts['natural']} natural images ({counts['extra']} of them beside the natural sets), "
+            f"{counts['compensators']} compensators.", soft_wrap=True,
         )  # fmt: skip
     table = Table("part", "bytes")
     for name, size in ledger.items():

@@ -134,6 +134,12 @@ def budget(results: Mapping[str, Any]) -> list[str]:
             f"{counts['compensators']:,} compensators, which all classes share; {left}."
         )
         said.append(f"Together they expand to {counts['items']:,} items, which is what a student sees.")
+    elif "extra" in counts:
+        said.append(
+            f"{counts['natural']:,} natural images (as sets of one per class: {counts['natural'] - counts['extra']:,}; "
+            f"beside them, without compensators: {counts['extra']:,}) and {counts['compensators']:,} compensators, "
+            f"which all classes share, expand to {counts['items']:,} items, which is what a student sees."
+        )
     else:
         said.append(f"{counts['natural']:,} natural images are {counts['items']:,} items.")
     if "saturated_share" in counts:

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from datastill.codecs import PictureCodec
+from datastill.errors import DatastillError
 from datastill.fields import Content, Context, Items, Pictures, Store, register
 from datastill.recipe import DatasetInfo, Recipe
 from datastill.settings import setting
@@ -39,8 +40,12 @@ class Budget:
     def of(cls, ipc: int, classes: int, makers: int) -> Budget:
         """Return the budget in exact integers (the released code's float division differs now and then)."""
         sets = ipc * classes // (classes + makers)
-        left = ipc * classes - sets * (classes + makers)
-        return cls(sets, sets * classes, sets * makers, left, (makers + 1) * sets * classes)
+        return cls.holding(sets, classes, makers, ipc * classes - sets * (classes + makers))
+
+    @classmethod
+    def holding(cls, sets: int, classes: int, makers: int, leftover: int = 0) -> Budget:
+        """Return the counts of so many natural sets."""
+        return cls(sets, sets * classes, sets * makers, leftover, (makers + 1) * sets * classes)
 
     @staticmethod
     def smallest_ipc(classes: int, makers: int) -> int:
@@ -101,21 +106,35 @@ class Compensated(Store):
     render: Literal["uint8", "float"] = setting("uint8", help="whether items are rounded to 8 bits")
     bound: float | None = setting(None, low=0.0, high=1.0, help="largest absolute compensator, in pixel units")
     codec: PictureCodec = setting(PictureCodec(), help="how natural images are stored")
+    sets: int | None = setting(None, low=1, help="natural sets, in place of what ipc buys")
+    extra: int = setting(0, low=0, help="more real images beside the sets, without compensators, spread over classes")
 
     provides = frozenset({"gradients", "class-balanced sets"})
 
     def check(self, recipe: Recipe, info: DatasetInfo) -> list[str]:
-        """Refuse a recipe without networks, an ipc that buys nothing, and a codec that cannot hold the pictures."""
+        """Refuse no networks, an ipc that buys nothing, contradicting sizes, and a codec that cannot hold pictures."""
         makers, found = len(recipe.networks), picture_mistakes(self.name, self.codec, info)
         if self.storage == "jpeg75" and self.codec != PictureCodec():
             found.append("store 'compensated' keeps every item as a JPEG with storage=jpeg75; leave its codec alone.")
+        if self.leftover == "natural" and self._own_size:
+            found.append(
+                "store 'compensated' was given leftover=natural, which spends what ipc leaves over, beside sets or "
+                "extra, which no ipc bounds; for more natural images give extra alone."
+            )
         return found + self._unaffordable(recipe, info, makers)
 
-    @staticmethod
-    def _unaffordable(recipe: Recipe, info: DatasetInfo, makers: int) -> list[str]:
+    @property
+    def _own_size(self) -> bool:
+        """Whether the store says its size itself, so that ipc is no budget."""
+        return self.sets is not None or self.extra > 0
+
+    def _budget(self, ipc: int, classes: int, makers: int) -> Budget:
+        return Budget.of(ipc, classes, makers) if self.sets is None else Budget.holding(self.sets, classes, makers)
+
+    def _unaffordable(self, recipe: Recipe, info: DatasetInfo, makers: int) -> list[str]:
         if not makers:
             return ["store 'compensated' has one compensator per network, but the table 'networks' is empty."]
-        if not Budget.of(recipe.ipc, info.classes, makers).sets:
+        if not self._budget(recipe.ipc, info.classes, makers).sets:
             smallest = Budget.smallest_ipc(info.classes, makers)
             return [
                 f"store 'compensated' has no room at ipc={recipe.ipc} with {info.classes} classes and {makers} "
@@ -126,20 +145,36 @@ class Compensated(Store):
     def begin(self, ctx: Context) -> Content:
         """Open zero compensators on N selected real images per class; items in the order (class, maker, set).
 
-        Images are coded here, before anything is learned on them: what is learned is what a receiver sees.
+        Natural images beside the sets come last: per class the next of the selection, each an item as it is. Images
+        are coded here, before anything is learned on them: what is learned is what a receiver sees.
+
+        Raises: DatastillError for a class that has fewer images than there are sets, and for too large an `extra`.
         """
         classes, makers = ctx.info.classes, len(ctx.makers)
-        budget = Budget.of(ctx.recipe.ipc, classes, makers)
-        more = sum(len(ctx.real.of_class(k)) > budget.sets for k in range(classes))
-        spent = min(budget.leftover, more) if self.leftover == "natural" else 0
-        extra = spread(spent, ctx, budget.sets)
-        rows = natural_rows(extra + budget.sets, ctx)
+        budget = self._budget(ctx.recipe.ipc, classes, makers)
+        self._refuse_small_classes(ctx)
+        rows = natural_rows(spread(self._beside(budget, ctx), ctx, budget.sets) + budget.sets, ctx)
         parts = [r[: budget.sets] for r in rows] + [r[budget.sets :] for r in rows]
         pictures = coded(pictures_of(parts, ctx, self.codec), self.codec)
         items = self._items(budget, classes, makers, pictures)
         shape = (budget.compensators, *ctx.info.shape)
         arrays = {"compensators": torch.zeros(shape), "std": torch.tensor(ctx.info.std).view(1, -1, 1, 1)}
         return Content(items, pictures, arrays, ("compensators",))
+
+    def _refuse_small_classes(self, ctx: Context) -> None:
+        """Refuse more sets than a class has images; where ipc decides their number, the selection says so."""
+        for k, name in enumerate(ctx.real.classes):
+            if self.sets is not None and (have := len(ctx.real.of_class(k))) < self.sets:
+                raise DatastillError(
+                    f"class '{name}' has {have} training images, but store 'compensated' was given sets={self.sets}; "
+                    "give fewer sets, or leave the class out with --classes."
+                )
+
+    def _beside(self, budget: Budget, ctx: Context) -> int:
+        """Return how many natural images stand beside the sets."""
+        if self.leftover == "drop":
+            return self.extra
+        return min(budget.leftover, sum(len(ctx.real.of_class(k)) > budget.sets for k in range(ctx.info.classes)))
 
     @staticmethod
     def _items(budget: Budget, classes: int, makers: int, pictures: Pictures) -> Items:
@@ -208,8 +243,12 @@ class Compensated(Store):
         return torch.cat(parts)
 
     def facts(self, content: Content, ctx: Context) -> dict[str, Any]:
-        """Return the budget, and from an open content how large compensators are and how much Clip cuts off."""
-        budget = Budget.of(ctx.recipe.ipc, ctx.info.classes, len(ctx.makers))
+        """Return what there is, and from an open content how large compensators are and how much Clip cuts off.
+
+        "natural" counts every real image. Where ipc is the budget, "nominal" and "leftover" tell of it; where `sets` or
+        `extra` is given there is none, and "extra" tells how many of the real images stand beside the sets.
+        """
+        budget = self._budget(ctx.recipe.ipc, ctx.info.classes, len(ctx.makers))
         nominal, natural = ctx.recipe.ipc * ctx.info.classes, len(content.pictures.cls)
         u, free = self._pixel_units(content), replace(self, project="none")
         made = (content.items.unit >= 0).nonzero().flatten()
@@ -217,11 +256,12 @@ class Compensated(Store):
         for rows in made.split(CHUNK):
             total = free.decode(content, rows, open=True)
             outside += int(((total < 0) | (total > 1)).sum())
-        return {
-            "nominal": nominal,
-            "natural": natural,
-            "compensators": budget.compensators,
-            "leftover": nominal - natural - budget.compensators,
+        counts = {"natural": natural, "compensators": budget.compensators}
+        if self._own_size:
+            counts |= {"extra": natural - budget.natural}
+        else:
+            counts = {"nominal": nominal} | counts | {"leftover": nominal - natural - budget.compensators}
+        return counts | {
             "sets": budget.sets,
             "items": len(content.items),
             "compensator_norms": [round(float(n), 6) for n in content.arrays["compensators"].flatten(1).norm(dim=1)],
