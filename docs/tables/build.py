@@ -16,7 +16,7 @@ from datastill.errors import DatastillError
 from datastill.measure.ledger import write_rows
 from datastill.runtime.files import read_json, write_bytes
 
-from . import frontier, leaderboard, proxies, readme, results
+from . import frontier, leaderboard, levers, proxies, readme, results
 from .ledger import Ledger, read
 from .words import between
 
@@ -34,6 +34,7 @@ def pages(root: Path, found: Ledger) -> dict[Path, str]:
     parts = [
         (docs / "frontier.md", "frontier", charts),
         (docs / "proxies.md", "proxies", proxies.measured(found.proxies)),
+        (docs / "levers.md", "levers", levers.climbed(found.trials)),
     ]
     if found.readme:
         parts.append((root / "README.md", "results", readme.readme_table(*found.readme)))

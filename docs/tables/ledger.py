@@ -90,7 +90,7 @@ class Ledger:
     """Everything that pages are made of.
 
     frontiers: groups of rows of runs that measured a frontier, at any ipc. missing: groups that pages.yaml lists and
-    that are not there, a sentence each.
+    that are not there, a sentence each. trials: rows of ablations, which are no results and stand on their own page.
 
     readme: (group, methods) of the README's table. speed: name -> rows of `make bench`.
     """
@@ -99,6 +99,7 @@ class Ledger:
     frontiers: list[Group]
     networks: list[Entry]
     proxies: list[Entry]
+    trials: list[Entry]
     waiting: list[Mapping[str, Any]]
     missing: list[str]
     readme: tuple[Group, list[str]] | None
@@ -128,6 +129,7 @@ def read(folder: Path) -> Ledger:
         frontiers=grouped([e for e in rows if e.run["kind"] == "frontier"], per_ipc=False),
         networks=[e for e in entries if e.kind == "network"],
         proxies=[e for e in entries if e.kind == "proxy"],
+        trials=[e for e in entries if e.kind == "trial"],
         waiting=waiting,
         missing=missing,
         readme=(groups[readme["group"]], readme["methods"]) if readme and readme["group"] in groups else None,

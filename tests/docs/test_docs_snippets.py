@@ -23,6 +23,7 @@ from datastill import fields as rooms
 from datastill import recipe as recipes
 from datastill.cli import app, main
 from datastill.errors import DatastillError
+from datastill.measure import budget
 from datastill.measure.compare import Comparison
 from datastill.measure.frontier import Grid
 from datastill.networks import Space, create_network
@@ -128,6 +129,17 @@ def test_a_comparison_runs_and_its_results_have_the_keys_that_the_page_lists(mon
     listed = {key for row in table("comparing.md", "results") for key in name_of(row[0])}
     assert listed == set(results)
     assert (tmp_path / "digits-compare/results.json").exists()
+
+
+@pytest.mark.usefixtures("small")
+def test_a_budget_is_spent_as_its_page_says(monkeypatch, tmp_path, capsys):
+    distill = datastill.distill
+    monkeypatch.setattr("datastill.distill", lambda *given, **options: distill(*given, **options | {"steps": 2}))
+    monkeypatch.setattr(budget, "STUDENT", "convnet(width=8)")
+    made = run_page("budget.md", monkeypatch)["distilled"]
+    assert (made.recipe.method, made.recipe.store.kind) == ("datastill", "coded")
+    assert 18_000 < budget.folder_bytes(tmp_path / "digits-20kB") <= 20_000
+    assert "20,000 bytes hold" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("small")

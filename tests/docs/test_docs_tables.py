@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
-from typing import get_args, get_type_hints
+from types import SimpleNamespace
+from typing import Any, get_args, get_type_hints
 
 import yaml
 
 from datastill import fields as rooms
 from datastill import recipe as recipes
 from datastill.codecs import LabelCodec
+from datastill.measure.ablation import DEVIATIONS, GAIN, Ablation, Plan, Variant
 from datastill.measure.compare import CROSS
 from datastill.measure.frontier import TILES, Grid
 from datastill.measure.ledger import key_of
 from datastill.recipe import compose, method, read_networks
 from datastill.store.compensated import Budget
 from datastill.training import bank, supply, views
-from reference.pages import INFOS, PAGES, ROOT, name_of, table, value_at
+from reference.pages import INFOS, PAGES, ROOT, blocks, name_of, table, value_at
 
 PROFILES = {"cifar": "cifar100", "tiny-imagenet": "tiny-imagenet", "imagenet": "imagenet", "small": "digits"}
 
@@ -44,6 +47,19 @@ def test_the_grid_of_the_frontier_page_is_the_one_that_the_command_reads():
     for _, choice in made.labels:
         rooms.make_choice("label", choice, mistakes)
     assert not mistakes
+
+
+def test_the_plan_of_the_page_on_levers_is_one_and_its_rule_and_keys_are_those_of_the_code(tmp_path):
+    (text,) = [block.text for block in blocks("levers.md") if block.language == "yaml"]
+    (tmp_path / "plan.yaml").write_text(text, encoding="utf-8")
+    info = INFOS["digits"]
+    data: Any = SimpleNamespace(info=info, classes=range(info.classes), shape=info.shape)
+    Ablation(plan=Plan.from_yaml(tmp_path / "plan.yaml"), budget=20_000, steps=400).checked(data)
+    listed = [name for row in table("levers.md", "variant") for name in name_of(row[0])]
+    assert sorted(listed) == sorted(each.name for each in dataclasses.fields(Variant))
+    assert set(get_args(get_type_hints(Variant)["size"])) == set(name_of(table("levers.md", "variant")[2][1]))
+    assert DEVIATIONS == 1
+    assert f"at least {GAIN} points, and at least one standard deviation" in " ".join(PAGES["levers.md"].split())
 
 
 def test_the_budget_table_is_what_the_code_computes():

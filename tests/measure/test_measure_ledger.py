@@ -14,6 +14,7 @@ from datastill.measure.evaluate import Plan, evaluate
 from datastill.measure.ledger import Entry, read_rows, row_files, thinned, write_rows
 from datastill.runtime.progress import Reporter
 from reference import tiny
+from reference.ladder import ladder
 from reference.measured import compared, frontier, measured, proxy, row
 
 
@@ -49,13 +50,16 @@ def test_a_row_comes_back_with_its_numbers_thinner_curves_and_what_its_run_share
 
 
 def test_no_file_holds_a_path_of_the_machine(tmp_path):
-    for results in (compared(), frontier(), proxy("nas"), proxy("continual")):
+    for results in (compared(), frontier(), proxy("nas"), proxy("continual"), ladder()):
         for path in write_rows(results, tmp_path):
             text = path.read_text(encoding="utf-8")
             assert "/home" not in text
             assert "embedding" not in text
     commands = {tuple(entry.run["commands"]) for entry in read_rows(tmp_path)}
-    assert commands == {("datastill compare photos --out 'run'",)}
+    assert commands == {
+        ("datastill compare photos --out 'run'",),
+        ("datastill ablate photos --plan levers.yaml --out 'run'",),
+    }
 
 
 def evaluated() -> dict[str, Any]:
@@ -122,6 +126,88 @@ def test_networks_of_a_frontier_and_a_run_of_a_proxy_are_rows_of_their_own_kinds
     assert task.row["agreement"] == proxy("nas")["agreement"]
     assert task.row["rows"] == [{"candidate": f"net{i}", "top1": {}} for i in range(4)]
     assert task.row["distilled"] == "set"
+
+
+def test_every_row_of_an_ablation_is_a_trial_named_by_its_plan_its_experiment_and_its_variant(tmp_path):
+    paths = write_rows(ladder(), tmp_path)
+    assert [path.name[:-14] for path in paths][:3] == [
+        "photos-b-levers-start-convnet-width-64-1200", "photos-b-levers-loss-t-4-convnet-width-64-1200",
+        "photos-b-levers-loss-squared-error-convnet-width-64-1200",
+    ]  # fmt: skip
+    entries = sorted(read_rows(tmp_path), key=lambda entry: entry.row["order"])
+    assert {entry.kind for entry in entries} == {"trial"}
+    assert [entry.row["order"] for entry in entries] == list(range(10))
+    (start, *_), results = entries, ladder()
+    assert {k: v for k, v in start.row.items() if k != "losses"} == {
+        k: v for k, v in results["start"].items() if k not in ("losses", "embedding")
+    }
+    assert len(start.row["losses"]) == 38
+    for name in ("plan", "best", "failures", "protocol", "real_bytes"):
+        assert start.run[name] == results[name]
+    assert start.run["experiments"][0] == {"name": "loss", "says": "Which loss reads a label best?", "adopt": True,
+                                           "adopted": "T = 4"}  # fmt: skip
+    assert all(entry.run == start.run for entry in entries)
+
+
+def start_key(change: Any) -> str:
+    results = ladder()
+    change(results)
+    return next(iter(row_files(results)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda r: r["start"].update(plan="other"),
+        lambda r: r["start"].update(experiment="other"),
+        lambda r: r["start"].update(variant="other"),
+        lambda r: r["start"].update(student="resnet18"),
+        lambda r: r["start"].update(steps=1201),
+        lambda r: r["start"].update(split="test"),
+        lambda r: r["start"]["recipe"].update(seed=1),
+        lambda r: r["start"]["trained"].update(lr=0.5),
+        lambda r: r["protocol"].update(budget=400_001),
+        lambda r: r["protocol"].update(budget=None),
+        lambda r: r["source"].update(fingerprint="00" * 32),
+        lambda r: r["versions"].update(datastill="9.9"),
+    ],
+)
+def test_what_makes_another_trial_makes_another_file(change):
+    assert start_key(change) != start_key(lambda r: None)
+
+
+def test_a_longer_plan_makes_no_other_trial():
+    assert set(row_files(ladder(only=["loss", "labels"]))) < set(row_files(ladder()))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda f: f["row"].update(role="method"), r"'row\.role' must be trial"),
+        (lambda f: f["row"].pop("variant"), r"'row\.variant' is missing"),
+        (lambda f: f["row"].update(order=-1), r"'row\.order' must be a count"),
+        (lambda f: f["row"].update(changes="label=hard"), r"'row\.changes' must be a list of changes"),
+        (lambda f: f["row"].update(size="big"), r"'row\.size' must be one of budget, same, own"),
+        (lambda f: f["row"].update(adopted=None), r"'row\.adopted' must be true or false"),
+        (lambda f: f["row"]["against_best"].pop("sd"), r"'row\.against_best' must be mean, sd, t, p"),
+        (lambda f: f["row"].update(against_best=None), r"a variant stands beside the best so far"),
+        (lambda f: f["row"].update(seeds=[0, 1]), r"3 accuracies of 2 seeds"),
+        (
+            lambda f: f["run"]["protocol"]["rule"].pop("sds"),
+            r"'run\.protocol' must be a mapping with .* a rule of gain",
+        ),
+        (lambda f: f["run"]["protocol"].update(rule=None), r"'run\.protocol' must be a mapping with"),
+        (lambda f: f["run"].pop("experiments"), r"'run\.experiments' is missing"),
+        (lambda f: f["run"]["protocol"].update(budget=1), r"its key is not that of its row"),
+        (lambda f: f.update(kind="accuracy"), r"'row\.role' must be one of method"),
+    ],
+)
+def test_a_trial_that_is_not_understood_is_refused_and_none_passes_for_a_result(tmp_path, change, said):
+    file = copy.deepcopy(list(row_files(ladder()).values())[1])
+    change(file)
+    (tmp_path / "bad.json").write_text(json.dumps(file))
+    with pytest.raises(DatastillError, match=said):
+        read_rows(tmp_path)
 
 
 def test_the_same_numbers_may_be_written_again_and_others_only_when_asked(tmp_path):
@@ -207,6 +293,9 @@ def test_results_of_another_kind_or_with_a_row_twice_are_refused(tmp_path):
         row_files(measured([row("infer", [1.0]), row("infer", [1.0])]))
     with pytest.raises(DatastillError, match=r"row 'infer' of the results .*'row\.title' is missing"):
         row_files(measured([{k: v for k, v in row("infer", [1.0]).items() if k != "title"}]))
+    for name in ("start", "plan", "failures"):
+        with pytest.raises(DatastillError, match=r"of the results is no row that this version can read"):
+            row_files({k: v for k, v in ladder().items() if k != name})
     assert list(tmp_path.iterdir()) == []
 
 

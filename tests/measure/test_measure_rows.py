@@ -210,7 +210,8 @@ def test_the_seconds_of_a_set_leave_out_networks_and_are_unknown_where_nobody_ti
 def line(arm: str, *per_seed: float, ipc: int = 4, student: str = "a", column: str = "S", random: bool = False,
          role: str = "method", networks: str = "a") -> dict[str, Any]:  # fmt: skip
     return {"arm": arm, "ipc": ipc, "student": student, "column": column, "random": random, "role": role,
-            "top1": {"per_seed": list(per_seed)}, "recipe": {"networks": networks}}  # fmt: skip
+            "top1": {"per_seed": list(per_seed)},
+            "recipe": {"networks": networks, "label": {"kind": "static"}}}  # fmt: skip
 
 
 def test_a_row_stands_beside_random_images_of_its_ipc_student_and_column_only() -> None:

@@ -32,7 +32,8 @@ def row(
         "per_class": [top1.mean] * len(CLASSES), "seconds": [0.5] * len(scores),
         "losses": [2.0 / (i + 1) for i in range(150)], "item_accuracy": [[50, 10.0], [100, 20.0]],
         "embedding": {"x": [0.0], "y": [0.0], "cls": [0]},
-        "recipe": {"method": method, "ipc": ipc, "seed": 0, "networks": {"convnet": {}}, "arm": arm},
+        "recipe": {"method": method, "ipc": ipc, "seed": 0, "networks": {"convnet": {}}, "arm": arm,
+                   "label": {"kind": "hard" if column == "H" else "static"}},
     }  # fmt: skip
 
 

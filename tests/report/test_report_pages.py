@@ -17,11 +17,13 @@ import yaml
 from datastill.measure.ledger import write_rows
 from datastill.report.plots import COLOURS
 from datastill.runtime.files import write_json
+from reference.ladder import ladder
 from reference.measured import compared, frontier, measured, proxy, row
 
 ROOT = Path(__file__).parents[2]
 README = "# Title\n\n<!-- results -->\nold\n<!-- /results -->\n\nThe rest.\n"
 PROXIES = "# Proxies\n\nProse.\n\n<!-- proxies -->\n<!-- /proxies -->\n"
+LEVERS = "# Levers\n\nProse.\n\n<!-- levers -->\n<!-- /levers -->\n"
 FRONTIER = "# The frontier\n\nProse.\n\n<!-- frontier -->\n<!-- /frontier -->\n"
 NB = "\u00a0"
 
@@ -60,6 +62,7 @@ def root(script, tmp_path):
     (tmp_path / "README.md").write_text(README)
     (tmp_path / "docs" / "frontier.md").write_text(FRONTIER)
     (tmp_path / "docs" / "proxies.md").write_text(PROXIES)
+    (tmp_path / "docs" / "levers.md").write_text(LEVERS)
     (ten,) = [name for name in groups_of(script, tmp_path) if "-ipc10-" in name]
     choose(tmp_path, [ten], {"group": ten, "methods": ["infer"]})
     return tmp_path
@@ -110,8 +113,10 @@ def test_every_row_of_a_table_has_the_cells_of_its_heading(script, root):
     write_rows(frontier(), root / "docs" / "results")
     write_rows(proxy("nas"), root / "docs" / "results")
     write_rows(proxy("continual"), root / "docs" / "results")
+    write_rows(ladder(), root / "docs" / "results")
     script.main([], root)
-    for name in ("docs/results.md", "docs/leaderboard.md", "docs/frontier.md", "docs/proxies.md", "README.md"):
+    names = ("results", "leaderboard", "frontier", "proxies", "levers")
+    for name in (*(f"docs/{name}.md" for name in names), "README.md"):
         for table in re.findall(r"(?:^\|[^\n]*\n)+", page(root, name), re.MULTILINE):
             assert len({line.replace("\\|", "").count("|") for line in table.splitlines()}) == 1, table
 
@@ -355,6 +360,75 @@ def test_proxies_have_a_table_each_on_their_page_and_on_the_results_page(script,
         assert "| `size`<br>no training at all |" in text
         assert f"| none<br>−2.00<br>t{NB}−4.0,{NB}p{NB}0.050 | 90.00" in text
         assert "| 1 classes | 3 classes |" in text
+
+
+def test_a_ladder_has_its_experiments_in_order_with_what_became_of_each_variant(script, root):
+    script.main([], root)
+    assert page(root, "docs/levers.md").endswith("No row yet.\n<!-- /levers -->\n")
+    write_rows(ladder(), root / "docs" / "results")
+    script.main([], root)
+    text = page(root, "docs/levers.md")
+    assert (
+        "### levers: photos &lt;b&gt;, student `convnet(width=64)`, 1,200 steps, 400 kB, on validation images\n" in text
+    )
+    assert text.index("**Of 4 experiments, 2 brought") < text.index("1. loss: T = 4 is kept") < text.index("| start |")
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    names = [re.split(r"<br>| \|", line)[0].removeprefix("| ") for line in table[2:]]
+    assert names == [
+        "start", "**1. loss**", "T = 4", "squared error", "a\\|b &lt;b&gt;x", "**2. labels**", "hard", "**3. codec**",
+        "q30", "q45", "herding", "**4. controls**", "INFER", "without loss",
+    ]  # fmt: skip
+    (kept,) = [line for line in table if line.startswith("| T = 4<br>")]
+    assert kept.startswith("| T = 4<br>`student.temperature=4.0`<br>`student.kl_scale=temperature-squared` | ")
+    assert f"| [**46.53{NB}±{NB}0.64{NB}(n=3)**](results/photos-b-levers-loss-t-4-" in kept
+    assert f"| +1.00<br>sd{NB}0.20,{NB}t{NB}8.7,{NB}p{NB}0.013 | **kept** | 910 | soft, 27.3{NB}kB |" in kept
+    assert "| not kept: +0.20 is under 0.3 | 920 |" in text
+    assert f"| not kept: −1.90 is under 0.3 | 940 | hard | 332{NB}kB<br>8.3{NB}% |" in text
+    assert "method `infer` |" in text
+    assert "was left out: label 'views' needs a student without crops." in text
+    assert "  --set store.codec.quality=45 \\\n  --set store.total=960\n```" in text
+    assert "/home" not in text
+
+
+def test_a_ladder_stands_on_its_own_page_and_on_no_other_one(script, root):
+    script.main([], root)
+    before = {name: page(root, name) for name in ("docs/results.md", "docs/leaderboard.md", "README.md")}
+    groups = groups_of(script, root)
+    write_rows(ladder(), root / "docs" / "results")
+    script.main([], root)
+    assert {name: page(root, name) for name in before} == before
+    assert groups_of(script, root) == groups
+
+
+def test_ladders_of_other_protocols_have_sections_of_their_own(script, root):
+    for results in (ladder(), ladder(budget=None), ladder(split="test", only=["controls"])):
+        write_rows(results, root / "docs" / "results")
+    script.main([], root)
+    text = page(root, "docs/levers.md")
+    assert text.count("### levers: photos") == 3
+    assert "sets of any size, on validation images" in text
+    assert "400 kB, on test images" in text
+    assert "Ladder 1 of" not in text
+
+
+def test_what_a_later_climb_left_of_an_earlier_one_comes_last_and_claims_nothing(script, root):
+    folder = root / "docs" / "results"
+    write_rows(ladder(), folder)
+    later = ladder()
+    for experiment in later["experiments"][2:]:  # they stand on another recipe now
+        for each in experiment["rows"]:
+            each["recipe"]["seed"] = 7
+    later["commands"] = ["datastill ablate again"]
+    write_rows(later, folder)
+    script.main([], root)
+    text = page(root, "docs/levers.md")
+    whole, old = text.partition("Ladder 1 of 2:")[2].split("Ladder 2 of 2:")
+    assert "datastill ablate again" in whole
+    assert whole.count("brought a change that stays") == 1
+    assert "| start |" in whole
+    assert "| start |" not in old
+    assert "brought a change" not in old
+    assert "q45" in old
 
 
 def test_running_twice_changes_nothing(script, root, capsys):

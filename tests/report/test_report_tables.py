@@ -76,6 +76,36 @@ def test_the_standing_leaves_out_arms_with_other_work(results):
     )
 
 
+@pytest.mark.parametrize(
+    ("scores", "said"),
+    [
+        ([40.0, 40.8, 40.2], "infer (S) is 6.17 points above (paired, t 69.9, p < 0.001)."),
+        ([46.5, 46.4, 46.6], "infer (S) is within noise of that: +0.00 points (paired, t 0.0, p 1.000)."),
+        ([80.0, 80.5, 80.1], "infer (S) is 33.70 points below (paired, t −220.6, p < 0.001)."),
+        ([47.0, 48.0, 47.5], "infer (S) is 1.00 points below (paired, no test: every seed differs by the same)."),
+    ],
+)
+def test_what_the_bytes_buy_as_coded_images_is_one_sentence_however_it_came_out(distilled, scores, said):
+    results = results_of(distilled, {"convnet": {"infer": WORSE["infer"], "random_hard": scores}})
+    assert rows.coded(results, "convnet") == ""
+    own, beside = results["rows"]
+    beside["arm"], beside["pictures"], beside["bytes"]["total"] = "coded_hard", 1345, 12340
+    sentence = rows.coded(results, "convnet")
+    of = f"12,340 of {own['bytes']['total']:,}"
+    top1 = words.top1(beside["top1"])
+    assert sentence == (
+        f"The same bytes as coded real images with hard labels ({of}): 1,345 of them, top-1 {top1}; {said}"
+    )
+
+
+def test_too_few_seeds_say_nothing_of_coded_images(distilled):
+    results = results_of(distilled, {"convnet": {"infer": [46.0], "random_hard": [80.0]}})
+    results["rows"][1]["arm"] = "coded_hard"
+    assert rows.coded(results, "convnet").endswith(
+        "infer (S) is \u221234.00 points from that, with too few seeds to prove anything."
+    )
+
+
 def test_a_validation_run_says_that_it_is_no_result(results):
     for row in results["rows"]:
         row["split"] = "validation"

@@ -1,10 +1,10 @@
 """The ledger: one JSON file per measured row. Every table and figure of the pages is a function of these files.
 
 A row file (schema 1) is `{"schema": 1, "kind": ..., "key": ..., "row": ..., "run": ...}`. Kinds: "accuracy" (students
-of one arm), "network" (a network that could be sent in place of a set) and "proxy" (a whole run of a proxy task). `key`
-is what makes a row itself; it follows from the row and the run, so two files can never claim one row unnoticed. `row`
-is the row as it was measured, with thinner curves and no embedding; `run` is what rows of one run share. No file holds
-a path of the machine.
+of one arm), "network" (a network that could be sent in place of a set), "proxy" (a whole run of a proxy task) and
+"trial" (one variant of an ablation, or where it began; never a result). `key` is what makes a row itself; it follows
+from the row and the run, so two files can never claim one row unnoticed. `row` is the row as it was measured, with
+thinner curves and no embedding; `run` is what rows of one run share. No file holds a path of the machine.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ CURVES = {"losses", "item_accuracy", "embedding"}
 TIMES = {"seconds", "set_seconds"}  # no two measurements of a time are equal
 SHARED = ("source", "real_bytes", "versions", "device", "commands", "python", "peak_bytes", "seconds", "counts",
           "chosen_on", "protocol", "train_images")  # fmt: skip
-NAMING = ("source", "method", "arm", "proxy", "ipc", "student", "column", "steps")  # of a key, for a readable file name
+# Of a key, for a readable file name.
+NAMING = ("source", "method", "arm", "proxy", "plan", "experiment", "variant", "ipc", "student", "column", "steps")
 NAMES = {
     "accuracy": ("method", "arm", "ipc", "student", "column", "split", "steps", "batch"),
     "network": ("arm",),
     "proxy": ("proxy", "method", "ipc"),
+    "trial": ("plan", "experiment", "variant", "student", "steps", "split"),
 }
 STUDENT = r", seed \d+$"  # ends the name of one student's phase; its seconds stand in its row
 EVALUATION = "evaluation"
@@ -51,7 +53,8 @@ def row_files(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the row files of a run's results, by file name.
 
     Args:
-        results: as `results.json` of an evaluation (no "kind"), a comparison, a frontier or a proxy task holds them.
+        results: as `results.json` of an evaluation (no "kind"), a comparison, a frontier, a proxy task or an
+            ablation holds them.
 
     Raises: DatastillError for results of another kind or schema, rows that lack a field, or two rows with one key.
     """
@@ -62,14 +65,8 @@ def row_files(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             "make them with this version of Datastill."
         )
     run = _run(results)
-    if kind == "proxy":
-        left = {k: v for k, v in results.items() if k not in {"kind", "schema", *SHARED}}
-        parts = [("proxy", _without(left, CURVES))]
-    else:
-        parts = [("accuracy", _thinner(row)) for row in results.get("rows", ())]
-        parts += [("network", _thinner(row)) for row in results.get("networks", ())]
     made: dict[str, dict[str, Any]] = {}
-    for part, row in parts:
+    for part, row in _parts(results, kind):
         row = _cleaned(row)
         key = key_of(part, row, run)
         name = file_name(key)
@@ -79,6 +76,18 @@ def row_files(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             raise DatastillError(f"two rows of the results have one key, that of '{name}'; a row is measured once.")
         made[name] = made_file
     return made
+
+
+def _parts(results: Mapping[str, Any], kind: str) -> list[tuple[str, dict[str, Any]]]:
+    """Return (kind of row, row) of whatever was measured."""
+    if kind == "proxy":
+        left = {k: v for k, v in results.items() if k not in {"kind", "schema", *SHARED}}
+        return [("proxy", _without(left, CURVES))]
+    if kind == "ablation":
+        climbed = [row for experiment in results.get("experiments", ()) for row in experiment.get("rows", ())]
+        return [("trial", _thinner(row)) for row in [results.get("start") or {}, *climbed]]
+    parts = [("accuracy", _thinner(row)) for row in results.get("rows", ())]
+    return parts + [("network", _thinner(row)) for row in results.get("networks", ())]
 
 
 def _run(results: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,6 +104,9 @@ def _run(results: Mapping[str, Any]) -> dict[str, Any]:
     seconds = run["seconds"] or {}
     run["seconds"] = {phase: s for phase, s in seconds.items() if not re.search(STUDENT, phase)}
     run["beside"] = None if recipe is None else digest_of(recipe)
+    if run["kind"] == "ablation":
+        run |= {name: results.get(name) for name in ("plan", "best", "failures")}
+        run["experiments"] = [_without(experiment, {"rows"}) for experiment in results.get("experiments", ())]
     cleaned: dict[str, Any] = _cleaned(run)
     return cleaned
 
@@ -103,12 +115,15 @@ def key_of(kind: str, row: Mapping[str, Any], run: Mapping[str, Any]) -> dict[st
     """Return what makes a row itself.
 
     recipe: digest of the arm's own recipe, None where it is not known. beside: digest of the recipe whose evaluation a
-    row stands in, None elsewhere. training: digest of how students are trained.
+    row stands in, None elsewhere. training: digest of how students are trained. budget: the bytes that trials fill.
     """
     source, protocol = run.get("source") or {}, run.get("protocol") or {}
     key: dict[str, Any] = {"kind": kind, "source": source.get("name"), "fingerprint": source.get("fingerprint")}
     key |= {name: row.get(name) for name in NAMES[kind]}
-    recipe, training = row.get("recipe"), protocol if kind == "proxy" else protocol.get("student")
+    if kind == "trial":
+        key["budget"] = protocol.get("budget")
+    trained = {"proxy": protocol, "trial": row.get("trained")}  # each variant may train its students in its own way
+    recipe, training = row.get("recipe"), trained.get(kind, protocol.get("student"))
     return key | {
         "recipe": None if recipe is None else digest_of(recipe),
         "beside": run.get("beside"),

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 SCHEMA = 1
-KINDS = ("accuracy", "network", "proxy")
-RUNS = ("evaluation", "comparison", "frontier", "proxy")  # the commands whose results hold rows
+KINDS = ("accuracy", "network", "proxy", "trial")
+RUNS = ("evaluation", "comparison", "frontier", "proxy", "ablation")  # the commands whose results hold rows
 ROLES = ("method", "hard", "control", "plain", "whole", "frontier")
 VERDICTS = ("better", "worse", "none", "unproven")
+SIZES = ("budget", "same", "own")  # of a trial: how many images it has
 
 Test = Callable[[Any], bool]
 Rules = dict[str, tuple[Test, str]]
@@ -61,6 +62,10 @@ def _gap(value: Any) -> bool:
     return numbers and _count(value["n"]) and value["verdict"] in VERDICTS
 
 
+def _spread_gap(value: Any) -> bool:
+    return _gap(value) and _number(value.get("sd"))
+
+
 def _scores(value: Any) -> bool:
     """Whether it is {per_seed, mean, std, n} of at least one accuracy, with the n and the mean of its seeds."""
     if not isinstance(value, dict) or not {"per_seed", "mean", "std", "n"} <= set(value):
@@ -74,6 +79,12 @@ def _scores(value: Any) -> bool:
 
 def _holds(*names: str) -> Test:
     return lambda value: isinstance(value, dict) and all(name in value for name in names)
+
+
+def _ladder(value: Any) -> bool:
+    """Whether it is the protocol of a ladder: how a change is judged belongs to it."""
+    whole = _holds("student", "steps", "seeds", "split", "budget", "rule")(value)
+    return whole and _holds("gain", "sds")(value["rule"]) and all(_number(v) for v in value["rule"].values())
 
 
 FILE: Rules = {
@@ -121,7 +132,22 @@ PROXY: Rules = {
     "verdict": (_list_of(_text), "a list of sentences"),
     "rows": (_list_of(_mapping), "a list of mappings"),
 }
-ROWS: Mapping[str, Rules] = {"accuracy": ACCURACY, "network": NETWORK, "proxy": PROXY}
+TRIAL: Rules = ACCURACY | {
+    "says": (lambda value: isinstance(value, str), "a text"),
+    "role": (_one_of("trial"), "trial"),  # and no other kind has this role: a trial is never taken for a result
+    "plan": (_text, "a text"),
+    "experiment": (_text, "a text"),
+    "order": (_count, "a count"),
+    "variant": (_text, "a text"),
+    "changes": (_list_of(_text), "a list of changes"),
+    "of": (_or_null(_text), "a text, or null"),
+    "size": (_one_of(*SIZES), f"one of {', '.join(SIZES)}"),
+    "trained": (_mapping, "a mapping"),
+    "against_best": (_or_null(_spread_gap), "mean, sd, t, p, n and verdict, or null"),
+    "beside": (_text, "a text"),
+    "adopted": (lambda value: isinstance(value, bool), "true or false"),
+}
+ROWS: Mapping[str, Rules] = {"accuracy": ACCURACY, "network": NETWORK, "proxy": PROXY, "trial": TRIAL}
 RUN: Rules = {
     "kind": (_one_of(*RUNS), f"one of {', '.join(RUNS)}"),
     "source": (_holds("name", "fingerprint"), "a mapping with name and fingerprint"),
@@ -138,6 +164,14 @@ STUDENTS: Rules = RUN | {
     "teachers": (_mapping, "a mapping"),
     "seconds": (_mapping, "a mapping"),
 }
+LADDER: Rules = STUDENTS | {
+    "protocol": (_ladder, "a mapping with student, steps, seeds, split, budget and a rule of gain and sds"),
+    "plan": (_holds("name", "says", "method", "changes"), "a mapping with name, says, method and changes"),
+    "experiments": (_list_of(_holds("name", "says", "adopt", "adopted")), "a list with name, says, adopt and adopted"),
+    "best": (_holds("changes"), "a mapping with changes"),
+    "failures": (_list_of(_holds("method", "says")), "a list with method and says"),
+}
+RUN_RULES: Mapping[str, Rules] = {"accuracy": STUDENTS, "network": STUDENTS, "proxy": TASKS, "trial": LADDER}
 
 
 def mistakes(file: Any) -> list[str]:
@@ -153,9 +187,11 @@ def mistakes(file: Any) -> list[str]:
     if found:
         return found
     row, run = file["row"], file["run"]
-    found = _broken(row, ROWS[kind], "row.") + _broken(run, TASKS if kind == "proxy" else STUDENTS, "run.")
-    if not found and kind == "accuracy" and row["top1"]["n"] != len(row["seeds"]):
+    found = _broken(row, ROWS[kind], "row.") + _broken(run, RUN_RULES[kind], "run.")
+    if not found and kind in ("accuracy", "trial") and row["top1"]["n"] != len(row["seeds"]):
         found = [f"it has {row['top1']['n']} accuracies of {len(row['seeds'])} seeds"]
+    if not found and kind == "trial" and (row["against_best"] is None) != (row["order"] == 0):
+        found = ["a variant stands beside the best so far, and only the start beside nothing"]
     return found
 
 

@@ -16,7 +16,7 @@ from datastill.measure.jobs import run_tasks
 from datastill.measure.stats import Difference, Summary
 from datastill.measure.student import StudentTask, Testing
 from datastill.measure.teachers import Teachers
-from datastill.recipe import method
+from datastill.recipe import Recipe, method
 from datastill.runtime.device import Device, memory_peak_bytes
 from datastill.runtime.files import digest_of, read_json
 from datastill.runtime.progress import Reporter
@@ -126,7 +126,7 @@ def make_row(
         "batch": found[0]["batch"],
         "bytes": ledger,
         "label_bytes": ledger["labels"],
-        "teacher_top1": None if arm.column == "H" else teachers.together(recipe),
+        "teacher_top1": teachers.together(recipe) if _told_by_networks(recipe) else None,
         "set_seconds": _set_seconds(folder),
         "seeds": list(range(len(files))),
         "top1": {"per_seed": list(top1.per_seed), "mean": top1.mean, "std": top1.std, "n": top1.n},
@@ -182,9 +182,16 @@ def put_against_random(rows: Iterable[dict[str, Any]]) -> None:
 
 
 def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    # Soft labels are the same kind only if the same networks gave them.
-    networks = None if row["column"] == "H" else digest_of(row["recipe"]["networks"])
-    return row["ipc"], row["student"], row["column"], networks
+    # Soft labels are the same kind only if the same networks gave them, in the same way.
+    label = {name: value for name, value in row["recipe"]["label"].items() if name != "codec"}
+    told = None if row["column"] == "H" else digest_of([row["recipe"]["networks"], label])
+    return row["ipc"], row["student"], row["column"], told
+
+
+def _told_by_networks(recipe: Recipe) -> bool:
+    """Whether the labels are what the recipe's networks say: hard, cross-fitted and shuffled ones are not."""
+    settings = recipe.label.settings
+    return recipe.label.kind != "hard" and settings.get("folds", 1) == 1 and not settings.get("shuffled", False)
 
 
 def _set_seconds(folder: Path) -> float | None:

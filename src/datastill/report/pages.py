@@ -6,6 +6,7 @@ from pathlib import Path
 
 from datastill.errors import unknown
 from datastill.measure.evaluate import RESULTS
+from datastill.report.ablation import write_ablation
 from datastill.report.comparison import write_comparison
 from datastill.report.frontier import write_frontier
 from datastill.report.html import write_report
@@ -17,6 +18,7 @@ WRITERS = {
     "comparison": write_comparison,
     "frontier": write_frontier,
     "proxy": write_proxy_report,
+    "ablation": write_ablation,
 }
 
 

@@ -10,6 +10,8 @@ from typing import Any
 from datastill.recipe import method
 from datastill.report import words
 
+CODED = "coded_hard"  # the control that fills a method's bytes with coded real images
+
 
 @dataclass(frozen=True)
 class Line:
@@ -139,6 +141,27 @@ def standing(results: Mapping[str, Any], student: str) -> str:
     parts = [text.format(words.listed(found[key])) for key, text in texts.items() if key in found]
     name = rows_of(results, student)[0]["arm"]
     return f"With {student}, {name} is " + "; ".join(parts) + "." if parts else ""
+
+
+def coded(results: Mapping[str, Any], student: str) -> str:
+    """Return in one sentence what the method's bytes buy as coded real images ("" where that control was not run)."""
+    own, *others = rows_of(results, student)
+    beside = next((row for row in others if row["arm"] == CODED), None)
+    if beside is None:
+        return ""
+    gap = beside["method_minus_this"]
+    points, test = f"{abs(gap['mean']):.2f} points", f"(paired, {words.paired(gap)})"
+    stands = {
+        "better": f"is {points} above {test}",
+        "none": f"is within noise of that: {words.signed(gap['mean'])} points {test}",
+        "worse": f"is {points} below {test}",
+        "unproven": f"is {words.signed(gap['mean'])} points from that, with too few seeds to prove anything",
+    }[gap["verdict"]]
+    return (
+        f"The same bytes as coded real images with hard labels ({beside['bytes']['total']:,} of "
+        f"{own['bytes']['total']:,}): {beside['pictures']:,} of them, top-1 {words.top1(beside['top1'])}; {own['arm']} "
+        f"({own['column']}) {stands}."
+    )
 
 
 def teachers(results: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from datastill.measure.ledger import thinned
 from datastill.measure.ledger import without_paths as without_paths
-from datastill.report import compared, words
+from datastill.report import ablation_rows, compared, words
 from datastill.report import rows as read
 
 POINTS = 40  # of a committed loss curve
@@ -128,6 +128,34 @@ def rich_comparison(results: Mapping[str, Any], ipc: int, student: str) -> Table
             )  # fmt: skip
         table.add_section()
     return table
+
+
+def rich_ablation(results: Mapping[str, Any]) -> Table:
+    """Return the ladder of an ablation for a terminal: where it begins, then a section for each experiment."""
+    caption = f"{ablation_rows.ladder_title(results)}. {read.caption_of(results['start'])}"
+    table = Table(title=Text(caption), title_justify="left")
+    for heading in ("experiment", "variant", "labels"):
+        table.add_column(heading)
+    for heading in ("items", "bytes", "top-1, % (n)", "against the best so far"):
+        table.add_column(heading, justify="right")
+    table.add_column("decision")
+    _add_trial(table, "", results["start"], "the start")
+    for experiment, _ in ablation_rows.climbed(results):
+        table.add_section()
+        for i, row in enumerate(experiment["rows"]):
+            told = ablation_rows.decision(row, experiment, results["protocol"]["rule"])
+            _add_trial(table, "" if i else experiment["name"], row, told)
+    return table
+
+
+def _add_trial(table: Table, experiment: str, row: Mapping[str, Any], decision: str) -> None:
+    gap = row["against_best"]
+    style = "green" if decision == ablation_rows.KEPT else ""
+    table.add_row(
+        Text(experiment), Text(row["variant"], style), row["column"], f"{row['items']:,}",
+        words.size(row["bytes"]["total"]), Text(words.top1(row["top1"]), style),
+        f"{words.signed(gap['mean'])} (sd {gap['sd']:.2f})" if gap else "", Text(words.minus(decision), style),
+    )  # fmt: skip
 
 
 def reduce_results(results: Mapping[str, Any]) -> dict[str, Any]:
