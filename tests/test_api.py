@@ -14,8 +14,11 @@ from PIL import Image
 import datastill
 from datastill import DatastillError, DistilledDataset
 from datastill.api import load_again
+from datastill.codecs import PictureCodec
+from datastill.measure.budget import Budget, Chosen, folder_bytes
 from datastill.networks import create_network
-from datastill.recipe import choice
+from datastill.recipe import choice, compose
+from datastill.runtime.progress import Reporter
 from reference import tiny
 
 CHANGES = ["networks.*.training.epochs=1", "match.rounds=1", "student.batch=8", "student.epochs=1"]
@@ -156,6 +159,68 @@ def test_several_ipcs_and_some_controls_are_compared(photos: Path, tmp_path: Pat
     assert rows == [(ipc, arm) for ipc in (3, 4) for arm in each]
     with pytest.raises(DatastillError, match="'infer/nois'; did you mean 'infer/noise'"):
         compared(photos, tmp_path / "run", controls=["infer/nois"])
+
+
+class Told(Reporter):
+    """A reporter that keeps what it was told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.mark.parametrize("size", ["200kB", 200_000])
+def test_a_number_of_bytes_buys_a_set_and_three_lines_say_which(size: str | int, photos: Path, tmp_path: Path) -> None:
+    told = Told()
+    made = datastill.distill(str(photos), budget=size, seed=5, out=tmp_path / "set", device="cpu", reporter=told)
+    assert isinstance(made, DistilledDataset)
+    assert len(made) == 20
+    assert (made.recipe.method, made.recipe.seed, made.recipe.store.kind) == ("datastill", 5, "coded")
+    assert len(told.lines) == 3
+    assert told.lines[0].startswith("The whole training set fits: 20 images as webp-lossless")
+    assert folder_bytes(tmp_path / "set") <= 200_000
+    assert DistilledDataset.load(tmp_path / "set").recipe == made.recipe
+
+
+def test_what_is_given_beside_a_budget_reaches_the_search(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Budget] = []
+
+    def chosen(self: Budget) -> Chosen:
+        seen.append(self)
+        return Chosen(self._recipe(PictureCodec(format="avif", quality=44), "hard", 7), ("one", "two", "three"), ())
+
+    monkeypatch.setattr(Budget, "choose", chosen)
+    source, told = {"asked": "photos"}, Told()
+    made = datastill.distill(
+        str(photos), budget="3kB", steps=77, labels=["hard", "soft"], jobs=2, changes=["student.batch=9"],
+        device="cpu", precision="float32", reporter=told, command="mine", source=source,
+    )  # fmt: skip
+    (search,) = seen
+    assert (search.size, search.steps, search.labels, search.jobs) == (3000, 77, ("hard", "soft"), 2)
+    assert (search.recipe.student.batch, search.command, search.source) == (9, "mine", source)
+    assert (len(made), made.facts["command"]) == (7, "mine")
+    assert made.recipe.store.settings["codec"]["quality"] == 44
+    assert told.lines == ["one", "two", "three"]
+
+
+@pytest.mark.parametrize(
+    "given", [{"recipe": "infer"}, {"ipc": 10}, {"recipe": tiny.recipe()}, {"recipe": "datastill", "ipc": 3}]
+)
+def test_a_method_or_an_ipc_beside_a_budget_is_refused_in_one_sentence(given: dict[str, Any], photos: Path) -> None:
+    with pytest.raises(DatastillError, match="^--budget chooses the method and the number of images; give it without"):
+        datastill.distill(str(photos), budget="30kB", device="cpu", **given)
+
+
+def test_a_recipe_of_the_preset_may_say_how_students_are_trained(photos: Path) -> None:
+    data = datastill.load(str(photos))
+    recipe = compose("datastill", data.info, seed=3, changes=["student.epochs=7"])
+    made = datastill.distill(data, recipe, budget="1MB", device="cpu")
+    assert (made.recipe.student.epochs, made.recipe.seed) == (7, 3)
 
 
 @pytest.mark.parametrize("jobs", [0, -2])

@@ -77,7 +77,7 @@ def test_evaluate_measures_every_control_and_goes_on_where_it_stopped(
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     arms = [row["arm"] for row in results["rows"]]
     assert arms == ["infer", "infer_hard", "random_soft", "random_hard", "natural_only", "noise", "equal_bytes_soft",
-                    "equal_bytes_hard", "other_steps"]  # fmt: skip
+                    "equal_bytes_hard", "coded_hard", "other_steps"]  # fmt: skip
     assert {row["steps"] for row in results["rows"] if row["arm"] != "other_steps"} == {4}
     assert {row["top1"]["n"] for row in results["rows"]} == {2}
     assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
@@ -96,12 +96,13 @@ def test_networks_in_the_loop_are_stored_weighed_and_asked(tmp_path: Path) -> No
     rows = {row["arm"]: row for row in json.loads((tmp_path / "run" / "results.json").read_text())["rows"]}
     assert {arm: row["column"] for arm, row in rows.items()} == {
         "infer-dyn": "D", "infer_hard": "H", "random_soft": "D", "random_hard": "H", "natural_only": "D", "noise": "D",
-        "equal_bytes_soft": "S", "equal_bytes_hard": "H", "other_steps": "D",
+        "equal_bytes_soft": "S", "equal_bytes_hard": "H", "coded_hard": "H", "other_steps": "D",
     }  # fmt: skip
     assert rows["infer-dyn"]["bytes"]["teachers"] > 20_000
     assert rows["other_steps"]["steps"] == 6
     assert rows["equal_bytes_hard"]["items"] > rows["random_hard"]["items"]
-    assert rows["equal_bytes_hard"]["bytes"]["total"] <= rows["infer-dyn"]["bytes"]["total"]
+    for name in ("equal_bytes_hard", "coded_hard"):
+        assert rows[name]["bytes"]["total"] <= rows["infer-dyn"]["bytes"]["total"]
 
 
 def test_without_controls_only_the_method_is_trained(distilled: Path, tmp_path: Path) -> None:
@@ -157,6 +158,14 @@ def test_show_recipe_prints_yaml_that_distills_the_same_set(
         (("nowhere/at/all",), "nowhere/at/all"),
         (("digits", "--recipe", "missing.yaml"), "missing.yaml"),
         (("digits", "--iqc", "3"), "--iqc"),
+        (("digits", "--method", "datastill", "--set", "store.codec.quality=101"), "must be between 0 and 100, not 101"),
+        (("digits", "--method", "datastill", "--set", "store.codec.quality=-1"), "must be between 0 and 100, not -1"),
+        (("digits", "--budget", "20kB", "--ipc", "3"), "give it without --method, --ipc and --recipe"),
+        (("digits", "--budget", "20kB", "--method", "infer"), "give it without --method, --ipc and --recipe"),
+        (("digits", "--budget", "20kB", "--set", "store.codec.quality=30"), "leave out what sets 'store'"),
+        (("digits", "--budget", "20kB", "--labels", "sotf"), "did you mean 'soft'"),
+        (("digits", "--budget", "lots"), "--budget wants a number of bytes, such as 4MB or 20kB, not 'lots'"),
+        (("digits", "--budget", "5kB"), "the smallest that can, in full hundreds, is"),
     ],
 )
 def test_bad_input_ends_in_one_sentence(

@@ -1,6 +1,6 @@
 """Datastill: distil an image classification set into a few images and labels, and say honestly how good they are."""
 
-from datastill.api import compare, distill, evaluate
+from datastill.api import compare, distill, evaluate, relabel
 from datastill.artifact import DistilledDataset
 from datastill.errors import DatastillError
 from datastill.recipe import Recipe
@@ -17,4 +17,5 @@ __all__ = [
     "distill",
     "evaluate",
     "load",
+    "relabel",
 ]

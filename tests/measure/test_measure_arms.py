@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import torch
 
 from datastill.artifact import MANIFEST, DistilledDataset
 from datastill.engine import distil
+from datastill.fields import SeededViews
 from datastill.measure import arms
 from datastill.measure.arms import Arm, ArmMaker
-from datastill.recipe import choice, method
+from datastill.recipe import Control, choice, method
 from datastill.runtime.progress import Reporter
 from reference import tiny
 
@@ -124,6 +126,36 @@ def test_equal_bytes_is_filled_to_the_last_item(
     assert arm.column == ("S" if name.endswith("soft") else "H")
 
 
+def test_coded_images_fill_the_bytes_of_the_method_under_a_lossy_codec(tmp_path: Path) -> None:
+    """A long source is bytes of the manifest: weighed without it, more images would be taken than fit."""
+    data, source = tiny.dataset(per_class=200), {"asked": "a source that has quite a long name " * 10}
+    own = distil(
+        data, tiny.recipe(match=MATCH), device=tiny.device(), reporter=Reporter(), out=tmp_path / "set", source=source
+    )
+    maker, payload = ArmMaker(own, data, tiny.device(), Reporter(), tmp_path / "arms"), own.ledger()["total"]
+    arm = made(maker, "coded_hard")
+    recipe, count = arm.distilled.recipe, len(arm.distilled)
+    assert (arm.column, recipe.networks, recipe.match.kind) == ("H", {}, "none")
+    assert (recipe.store.kind, recipe.store.settings) == ("coded", {"total": count})
+    assert 0.97 * payload < arm.distilled.ledger()["total"] <= payload
+    more = recipe.patched({"store": choice("coded", total=count + 8)})  # AVIF may take an image for nothing
+    larger = distil(
+        data, more, device=tiny.device(), reporter=Reporter(), out=tmp_path / "more", source=own.facts["source"]
+    )
+    assert larger.ledger()["total"] > payload
+
+
+def test_a_store_that_a_control_names_keeps_its_codec_when_it_is_filled(own: DistilledDataset, tmp_path: Path) -> None:
+    codec = {"format": "jpeg", "quality": 31, "chroma": "420", "tiles": 16}
+    store = choice("coded", codec=codec)
+    patch = {"store": store, "match": choice("none"), "label": choice("hard")}
+    maker = ArmMaker(own, tiny.dataset(), tiny.device(), Reporter(), tmp_path)
+    arm = maker.make(Control("jpegs", "says", patch, needs="bytes"))
+    assert arm is not None
+    assert arm.distilled.recipe.store.settings == {"codec": codec, "total": len(arm.distilled)}
+    assert store.settings == {"codec": codec}
+
+
 def test_other_steps_is_the_set_under_the_other_labels_work(maker: ArmMaker, own: DistilledDataset) -> None:
     arm = made(maker, "other_steps")
     assert arm.distilled is own
@@ -228,3 +260,11 @@ def test_making_arms_leaves_the_set_and_its_networks_as_they_were(own: Distilled
     fresh = tiny.context()
     for name in fresh.makers:
         assert all(torch.equal(networks[name][key], value) for key, value in fresh.network(name).state_dict().items())
+
+
+def test_the_views_that_labels_belong_to_are_part_of_what_students_meet(own: DistilledDataset) -> None:
+    views = (None, SeededViews(2, 0, 1, False), SeededViews(2, 1, 1, False), SeededViews(2, 0, 1, True))
+    made = [replace(own, labels=replace(own.labels, views=each)) for each in views]
+    keys = [Arm("infer", "as distilled", distilled).key for distilled in made]
+    assert len(set(keys)) == 4
+    assert keys[0] == Arm("infer", "as distilled", own).key

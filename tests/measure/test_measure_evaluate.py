@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import features
 
 from datastill.artifact import DistilledDataset
 from datastill.engine import distil
@@ -76,6 +77,7 @@ def test_columns_are_those_of_the_labels(found: dict[str, Any]) -> None:
         "infer_hard",
         "random_hard",
         "equal_bytes_hard",
+        "coded_hard",
     }
     assert set(columns.values()) == {"H", "S"}
 
@@ -119,6 +121,20 @@ def test_nothing_is_trained_or_made_twice(
     assert json.loads(json.dumps(again["rows"])) == json.loads(json.dumps(wanted))
     results(own, run, seeds=4, controls=["random_soft"])
     assert made == [3, 3]
+
+
+def test_a_control_that_cannot_be_made_here_is_left_out_and_told(
+    own: DistilledDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known, told = features.check, []
+    monkeypatch.setattr(features, "check", lambda name: name != "avif" and known(name))
+    monkeypatch.setattr(Reporter, "say", lambda self, text: told.append(text))
+    there = results(own, tmp_path, seeds=1, steps=1, controls=["coded_hard", "random_hard"])
+    assert [row["arm"] for row in there["rows"]] == ["infer", "random_hard"]
+    (said,) = told
+    assert said.startswith(
+        "The control coded_hard was left out: store 'coded': pictures in format 'avif' need a Pillow"
+    )
 
 
 def test_another_data_set_is_refused(own: DistilledDataset, tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_digits_are_never_mirrored(name: str, side: int, images: int) -> None:
     assert compose("infer", info("photographs", side, images)).student.flip
 
 
-@pytest.mark.parametrize("name", ["infer", "infer-dyn"])
+@pytest.mark.parametrize("name", ["infer", "infer-coded", "infer-dyn"])
 @pytest.mark.parametrize(
     "of", [CIFAR, info("digits", 8, 1_437, channels=1), info("tiny-imagenet", 64, 100_000, 200), info("x", 224, 9_000)]
 )
@@ -136,12 +136,11 @@ def test_every_preset_is_a_recipe_that_passes_its_own_checks(name: str, of: Data
     assert resolve(recipe, of).match.total_rounds == recipe.match.settings["rounds"]
 
 
-@pytest.mark.parametrize("name", ["infer", "infer-dyn"])
+@pytest.mark.parametrize("name", ["infer", "infer-coded", "infer-dyn"])
 def test_the_controls_are_those_of_the_specification_and_their_patches_are_recipes(name: str) -> None:
     controls = {control.name: control for control in method(name).controls}
-    assert {"random_soft", "random_hard", "natural_only", "noise", "equal_bytes_soft", "equal_bytes_hard"} <= set(
-        controls
-    )
+    assert {"random_soft", "random_hard", "natural_only", "noise", "equal_bytes_soft", "equal_bytes_hard",
+            "coded_hard"} <= set(controls)  # fmt: skip
     recipe = compose(name, CIFAR)
     for control in controls.values():
         patched = recipe.patched(control.patch)
@@ -150,8 +149,20 @@ def test_the_controls_are_those_of_the_specification_and_their_patches_are_recip
     soft, hard = recipe.patched(controls["random_soft"].patch), recipe.patched(controls["random_hard"].patch)
     assert (soft.store, soft.match, soft.label) == (Choice("pixels"), Choice("none"), recipe.label)
     assert (hard.store, hard.match, hard.label) == (Choice("pixels"), Choice("none"), Choice("hard"))
+    coded = recipe.patched(controls["coded_hard"].patch)
+    assert (coded.store, coded.match, coded.label) == (Choice("coded"), Choice("none"), Choice("hard"))
+    assert (coded.select, coded.networks) == (Choice("random"), {})
     resolve(soft, CIFAR)
     resolve(hard, CIFAR)
+    resolve(coded, CIFAR)
+
+
+def test_coded_infer_differs_in_how_pictures_and_labels_are_packed_alone() -> None:
+    plain, coded = compose("infer", CIFAR), compose("infer-coded", CIFAR)
+    assert coded.store.settings["codec"]["format"] == "avif"
+    assert coded.label.settings["codec"] == {"kind": "int4"}
+    patch = {"method": "infer", "store": plain.store, "label": plain.label}
+    assert coded.patched(patch) == plain
 
 
 # The paper's Table 1: data set and ipc, then ConvNet and ResNet-18 as mean (deviation).

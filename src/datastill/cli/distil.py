@@ -5,16 +5,20 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from datastill.api import distill as distill_set
+from datastill.api import load_again, spend
+from datastill.api import relabel as relabel_set
+from datastill.artifact import DistilledDataset
 from datastill.cli.common import (
     Changes,
     Classes,
     Compile,
     Device,
+    Folder,
     Precision,
     Size,
     SkipBad,
@@ -29,10 +33,8 @@ from datastill.cli.common import (
 )
 from datastill.errors import DatastillError
 from datastill.fields import resolve
-from datastill.measure.budget import Budget, read_bytes
-from datastill.measure.jobs import automatic_jobs
+from datastill.measure.budget import ALONE, METHOD, STEPS
 from datastill.recipe import Recipe, compose
-from datastill.runtime.device import open_device
 from datastill.runtime.progress import Terminal
 from datastill.sources import Dataset
 
@@ -53,7 +55,7 @@ def distill(
     budget: Annotated[
         str | None, typer.Option(help="Bytes to spend, 4MB or 20kB, in place of --ipc: the best coded images.")
     ] = None,
-    steps: Annotated[int, typer.Option(help="With --budget: optimiser steps of whoever will train on it.")] = 3000,
+    steps: Annotated[int, typer.Option(help="With --budget: optimiser steps of whoever will train on it.")] = STEPS,
     labels: Annotated[str, typer.Option(help="With --budget: labels to try; soft ones need networks.")] = "hard",
     device: Device = "auto",
     precision: Precision = "auto",
@@ -66,48 +68,52 @@ def distill(
     Example: datastill distill digits --ipc 10 --out small --set match.rounds=50
     """
     data, asked = loaded(source, classes, size, skip_bad)
-    if budget is not None and (method not in (None, "datastill") or ipc is not None or recipe is not None):
-        raise DatastillError("--budget chooses the method and the number of images; give it without --method, --ipc "
-                             "and --recipe.")  # fmt: skip
-    named = "datastill" if budget else method
+    if budget is not None and (method not in (None, METHOD) or ipc is not None or recipe is not None):
+        raise DatastillError(ALONE)
+    named = METHOD if budget is not None else method
     made = _recipe(data, named, recipe, {"ipc": ipc, "seed": seed}, set_ or [], teachers)
-    resolve(made, data.info)
-    if budget is not None:
-        made = _bought(data, made, budget, steps, listed(labels), device, precision, compile_, asked)
+    told = Terminal(console)
+    if budget is None:
+        resolve(made, data.info)
+    else:
+        made = spend(
+            data, made, budget, steps=steps, labels=listed(labels), jobs=None, device=device, precision=precision,
+            compile=compile_, reporter=told, command=command_line(), source=asked,
+        )  # fmt: skip
     if show_recipe:
         console.print(made.to_yaml(), highlight=False, soft_wrap=True)
         return
     introduce(data, made)
     distilled = distill_set(
         data, made, out=out, resume=resume, device=device, precision=precision, compile=compile_,
-        reporter=Terminal(console),
-        command=command_line(), source=asked,
+        reporter=told, command=command_line(), source=asked,
     )  # fmt: skip
     describe(distilled)
     console.print(f"Written to {out}. Next: datastill evaluate {shlex.quote(str(out))}", soft_wrap=True)
 
 
-def _bought(
-    data: Dataset,
-    recipe: Recipe,
-    budget: str,
-    steps: int,
-    labels: tuple[str, ...],
-    device: str,
-    precision: str,
-    compiled: bool,
-    source: dict[str, Any],
-) -> Recipe:
-    """Search what a budget buys, say it in three lines, and return its recipe."""
-    opened = open_device(device, precision, compile=compiled)
-    search = Budget(
-        read_bytes(budget), data, recipe, steps, opened, Terminal(console), labels=labels, jobs=automatic_jobs(opened),
-        command=command_line(), source=source,
+@app.command()
+def relabel(
+    folder: Folder,
+    label: Annotated[str, typer.Option(help="static, views, dynamic, replayed, hard; see `datastill methods`.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    set_: Changes = None,
+    source: Annotated[str | None, typer.Option(help="Where the real set is now, if it moved.")] = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    compile_: Compile = False,
+) -> None:
+    """Tell students something else about the images of a distilled set: a new folder, the same images.
+
+    Example: datastill relabel small --label replayed --set label.epochs=20 --out small-replayed
+    """
+    distilled = DistilledDataset.load(folder)
+    made = relabel_set(
+        distilled, label, out=out, changes=set_ or [], dataset=load_again(distilled, source), device=device,
+        precision=precision, compile=compile_, reporter=Terminal(console), command=command_line(),
     )  # fmt: skip
-    found = search.choose()
-    for line in found.says:
-        console.print(line, soft_wrap=True)
-    return found.recipe
+    describe(made)
+    console.print(f"Written to {out}. Next: datastill evaluate {shlex.quote(str(out))}", soft_wrap=True)
 
 
 def _recipe(

@@ -45,6 +45,7 @@ from datastill.report.compared import failures, ipcs, reproduction_sentence, ver
 from datastill.report.frontier_rows import frontier_verdicts
 from datastill.report.html import write_report
 from datastill.report.pages import write_any
+from datastill.report.rows import coded
 from datastill.report.rows import students as students_of
 from datastill.report.tables import rich_comparison, rich_table
 from datastill.runtime.device import open_device
@@ -77,7 +78,7 @@ def evaluate(
                         precision=precision, compile=compile_, jobs=jobs)  # fmt: skip
 
 
-def _evaluate(folder: Path, students: str, *, run: Path, source: str | None = None, **options: Any) -> None:
+def _evaluate(folder: Path, students: str, *, run: Path, source: str | None = None, **options: Any) -> dict[str, Any]:
     distilled = DistilledDataset.load(folder)
     data = load_again(distilled, source)
     results = evaluate_set(
@@ -88,6 +89,7 @@ def _evaluate(folder: Path, students: str, *, run: Path, source: str | None = No
     for sentence in results["verdict"]:
         console.print(sentence, soft_wrap=True)
     console.print(f"Report: {write_report(run)}", soft_wrap=True)
+    return results
 
 
 @app.command()
@@ -240,7 +242,9 @@ def demo(
                             command="datastill distill digits --method infer --ipc 10 --out DIR",
                             source={"asked": "digits"})  # fmt: skip
     describe(distilled)
-    _evaluate(out / "set", DEMO_STUDENTS, run=out, seeds=3, steps=DEMO_STEPS, device=device)
+    results = _evaluate(out / "set", DEMO_STUDENTS, run=out, seeds=3, steps=DEMO_STEPS, device=device)
+    if beside := coded(results, DEMO_STUDENTS):
+        console.print(beside, soft_wrap=True)
 
 
 DEMO_STUDENTS, DEMO_STEPS = "convnet(width=32)", 200

@@ -11,13 +11,12 @@ from typing import Any
 from datastill.artifact import MANIFEST, DistilledDataset, tensor_sha256
 from datastill.engine import distil, label_content, make_context
 from datastill.fields import Context
-from datastill.label import Dynamic
 from datastill.measure.filling import filled
-from datastill.recipe import Control, Recipe, TrainRecipe, choice, method
+from datastill.recipe import Choice, Control, Recipe, TrainRecipe, choice, method
 from datastill.runtime.device import Device
 from datastill.runtime.files import digest_of, read_json, write_json
 from datastill.runtime.progress import Reporter
-from datastill.settings import chosen
+from datastill.settings import chosen, plain
 from datastill.sources import Dataset
 
 HARD = {"label": choice("hard")}
@@ -54,8 +53,9 @@ class Arm:
         """Whether it is random real images at the nominal number per class: what others of its column stand beside."""
         recipe = self.distilled.recipe
         nominal = recipe.store.kind == "pixels" and not recipe.store.settings
-        plain = (recipe.select.kind, recipe.match.kind) == ("random", "none")
-        return nominal and plain and self.scale == 1.0 and self.role not in ("whole", "plain")
+        real = (recipe.select.kind, recipe.match.kind) == ("random", "none")
+        real = real and not recipe.label.settings.get("shuffled", False)
+        return nominal and real and self.scale == 1.0 and self.role not in ("whole", "plain")
 
     @property
     def key(self) -> str:
@@ -64,7 +64,9 @@ class Arm:
         values = made.labels.values
         told = [tensor_sha256(made.content.items.cls), made.labels.kind]
         told += [] if values is None else [tensor_sha256(values.float())]
-        told += [file["sha256"] for name, file in made.facts["files"].items() if name.startswith("teachers/")]
+        told += [] if made.labels.views is None else [plain(made.labels.views)]
+        asked = ("teachers/", "labels/") if made.labels.records is not None else ("teachers/",)
+        told += [file["sha256"] for name, file in made.facts["files"].items() if name.startswith(asked)]
         space = [list(made.info.mean), list(made.info.std)]
         return digest_of([made.facts["expanded"], told, recipe.label.plain(), chosen(self.training), space])
 
@@ -101,9 +103,7 @@ class ArmMaker:
         """Return a control's arm, or None where the control has no meaning for this set."""
         recipe, counts = self.distilled.recipe, self.distilled.facts["counts"]
         if control.needs == "steps":
-            makers = len(recipe.networks) + 1
-            factor = float(makers) if isinstance(self.distilled.fields.label, Dynamic) else 1.0 / makers
-            return Arm(control.name, control.says, self.distilled, factor)
+            return self._other_steps(control)
         patch = dict(control.patch)
         if control.needs == "norms":
             if "compensator_norms" not in counts:
@@ -112,13 +112,23 @@ class ArmMaker:
         if control.needs == "sets":
             if "sets" not in counts:
                 return None
-            patch["store"] = choice("pixels", per_class=counts["sets"])
+            patch["store"] = _naturals(recipe.store, counts)
         if control.needs == "bytes":
-            patch["store"] = choice("pixels", total=self._filled(recipe.patched(patch), control.name))
-        if set(patch) <= {"label", "student"}:
+            patch["store"] = self._filled(recipe.patched(patch), patch.get("store"), control.name)
+        if {path.partition(".")[0] for path in patch} <= {"label", "student"}:
             role = "hard" if patch == HARD else "control"
             return self.relabelled(control.name, control.says, patch, role=role)
         return self.patched(control.name, control.says, patch)
+
+    def _other_steps(self, control: Control) -> Arm:
+        """Return the set under the other label kind's steps, or under other labels and as many pictures in all."""
+        label = self.distilled.fields.label
+        if control.patch:
+            arm = self.relabelled(control.name, control.says, control.patch)
+            return replace(arm, scale=label.pictures_per_item / arm.distilled.fields.label.pictures_per_item)
+        makers = len(self.distilled.recipe.networks) + 1
+        in_the_loop = self.distilled.labels.kind == "teachers"
+        return Arm(control.name, control.says, self.distilled, float(makers) if in_the_loop else 1.0 / makers)
 
     def _distilled(self, name: str, recipe: Recipe) -> DistilledDataset:
         return distil(
@@ -139,21 +149,39 @@ class ArmMaker:
         made.save(out)
         return made
 
-    def _filled(self, recipe: Recipe, name: str) -> int:
-        """Return what `_fill` found, now or in an earlier run."""
+    def _filled(self, recipe: Recipe, store: Choice | None, name: str) -> Choice:
+        """Return the store with as many images as `_fill` found, now or in an earlier run."""
         path = self.folder / f"{name}.json"
         if not path.exists():
-            write_json(path, {"total": self._fill(recipe, name)})
-        return int(read_json(path)["total"])
+            write_json(path, {"total": self._fill(recipe, store, name)})
+        return _holding(store, int(read_json(path)["total"]))
 
-    def _fill(self, recipe: Recipe, name: str) -> int:
+    def _fill(self, recipe: Recipe, store: Choice | None, name: str) -> int:
         """Return the largest number of images whose saved set has at most the method's bytes, labels and all."""
+        # Sets without loss are weighed without it, some bytes of the manifest: so measured rows come back.
+        source = self.distilled.facts["source"] if store else None
 
         def weigh(count: int) -> int:
-            tried = replace(recipe, store=choice("pixels", total=count))
+            tried = replace(recipe, store=_holding(store, count))
             with tempfile.TemporaryDirectory() as folder:
-                quiet = Reporter()
-                made = distil(self.dataset, tried, device=self.device, reporter=quiet, out=Path(folder) / name)
+                made = distil(
+                    self.dataset, tried, device=self.device, reporter=Reporter(), out=Path(folder) / name, source=source
+                )
                 return made.ledger()["total"]
 
         return filled(weigh, self.bytes, self.dataset.info.classes, len(self._context(recipe).real.rows))
+
+
+def _naturals(store: Choice, counts: Mapping[str, Any]) -> Choice:
+    """Return a store of a set's natural images alone; those beside the sets, and their codec, where it names such."""
+    if "extra" not in counts:
+        return choice("pixels", per_class=counts["sets"])
+    # Spread over the classes, as many images as all of them are the very same.
+    codec = {name: value for name, value in store.settings.items() if name == "codec"}
+    return choice("pixels", total=counts["natural"], **codec)
+
+
+def _holding(store: Choice | None, total: int) -> Choice:
+    """Return a store with so many images and its own codec; lossless pixels where none is named."""
+    named = choice("pixels") if store is None else store
+    return replace(named, settings=dict(named.settings) | {"total": total})

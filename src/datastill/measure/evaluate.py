@@ -11,7 +11,7 @@ from typing import Any
 from datastill.artifact import DistilledDataset
 from datastill.engine import RUN
 from datastill.errors import DatastillError, unknown
-from datastill.measure.arms import ArmMaker
+from datastill.measure.arms import Arm, ArmMaker
 from datastill.measure.rows import (
     SCHEMA,
     Bench,
@@ -26,7 +26,7 @@ from datastill.measure.stats import Difference, Summary, verdict_sentence
 from datastill.measure.student import student_steps
 from datastill.measure.teachers import Teachers
 from datastill.networks import sketch
-from datastill.recipe import Paper, method, read_networks
+from datastill.recipe import Control, Paper, method, read_networks
 from datastill.runtime.cache import locked
 from datastill.runtime.device import Device, memory_peak_bytes
 from datastill.runtime.files import read_json, write_json
@@ -118,7 +118,7 @@ def evaluate(
     with locked(run / "run"):
         maker = ArmMaker(distilled, dataset, device, reporter, run / "arms")
         known = {c.name: c for c in method(recipe.method).controls}
-        made = [maker.own(), *(maker.make(known[name]) for name in plan.controls)]
+        made = [maker.own(), *(_control(maker, known[name], reporter) for name in plan.controls)]
         arms = [arm for arm in made if arm is not None]
         answering = Teachers(dataset, testing, device, reporter)
         teachers = answering.facts(recipe)
@@ -134,6 +134,15 @@ def evaluate(
         results = _results(distilled, dataset, plan, rows, teachers, device, command)
         write_json(run / RESULTS, results)
     return results
+
+
+def _control(maker: ArmMaker, control: Control, reporter: Reporter) -> Arm | None:
+    """Return a control's arm; one that cannot be made here, as without its codec, is left out, and that is told."""
+    try:
+        return maker.make(control)
+    except DatastillError as error:
+        reporter.say(f"The control {control.name} was left out: {error}")
+        return None
 
 
 def _compare(rows: list[dict[str, Any]], student: str) -> None:

@@ -30,6 +30,10 @@ CONTROLS = [
             RANDOM | {"match": choice("none"), "label": choice("static")}, needs="bytes"),
     Control("equal_bytes_hard", "as many random real images as fill its bytes, hard labels",
             RANDOM | {"match": choice("none"), "label": choice("hard")}, needs="bytes"),
+    # Nobody asks networks for hard labels; under a codec, the bytes of their table in the manifest are many images.
+    Control("coded_hard", "as many random real images under a lossy codec as fill its bytes, hard labels",
+            RANDOM | {"store": choice("coded"), "match": choice("none"), "label": choice("hard"), "networks": {}},
+            needs="bytes"),
     Control("other_steps", "the set itself under the other label kind's number of steps", needs="steps"),
 ]  # fmt: skip
 
@@ -86,3 +90,18 @@ def infer(info: DatasetInfo, ipc: int, faithful: bool) -> Recipe:
 def infer_dyn(info: DatasetInfo, ipc: int, faithful: bool) -> Recipe:
     """Dynamic labels, epochs divided by M + 1."""
     return _recipe("infer-dyn", info, ipc, faithful)
+
+
+@preset("infer-coded", title="INFER, coded real images and labels", cite=CITE, controls=CONTROLS)
+def infer_coded(info: DatasetInfo, ipc: int, faithful: bool) -> Recipe:
+    """INFER whose natural images and labels are packed as tightly as random real ones may be: fair at equal bytes.
+
+    The bytes that this saves buy more natural sets (`store.sets`), or a larger ipc.
+    """
+    made = _recipe("infer-coded", info, ipc, faithful)
+    codec = {"format": "avif", "quality": 60, "chroma": "444", "tiles": 1024}
+    return replace(
+        made,
+        store=choice("compensated", codec=codec),
+        label=choice("static", codec={"kind": "int4"}),
+    )

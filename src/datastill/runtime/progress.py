@@ -73,4 +73,4 @@ class Terminal(Reporter):
 
     def say(self, text: str) -> None:
         """Print one line."""
-        self.console.print(text, highlight=False)
+        self.console.print(text, highlight=False, soft_wrap=True)
