@@ -12,21 +12,23 @@ from torch import Tensor, nn
 from datastill.networks import Network, Space, create_network
 from datastill.recipe import TrainRecipe, Work, read_networks
 from datastill.runtime.seeds import rng
+from datastill.store.cutting import draw_windows
 from datastill.training.supply import batch_rows
 from datastill.training.views import View
 
-PHASES = ("teacher", "recovery", "labelling", "student")
+PHASES = ("teacher", "recovery", "labelling", "scoring", "student")
 NETWORKS = ("convnet", "resnet18", "mobilenetv2")
 PRECISIONS = ("float32", "bf16")
 EXACT = "float64"
 SIDES = ("reference", "product")
+CROPS, SCALE = 4, (0.08, 1.0)  # of scoring: crops of a picture, and the share of it that each takes
 MEAN, STD = (0.507, 0.487, 0.441), (0.267, 0.256, 0.276)
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large a round is. pixels: side of the pictures. labelled: pictures of a labelling round. steps: optimiser
-    steps of a round. parts: compensators of one recovery round, each of one picture per class."""
+    """How large a round is. pixels: side of the pictures. labelled: pictures of a labelling round, crops of a scoring
+    one. steps: optimiser steps of a round. parts: compensators of one recovery round, each of one picture per class."""
 
     pixels: int = 32
     classes: int = 20
@@ -73,16 +75,23 @@ class Case:
         """How many pictures a round works on."""
         sizes = self.sizes
         counts = {"labelling": sizes.labelled, "recovery": sizes.parts * sizes.classes * sizes.steps}
+        counts["scoring"] = sizes.labelled // CROPS * CROPS
         return counts.get(self.phase, self.work.items)
 
     def images(self) -> Tensor:
         """Return pictures, uint8[N, 3, H, W], smooth as photographs are, so that PNG can shorten them."""
-        count = self.sizes.parts * self.sizes.classes if self.phase == "recovery" else self.items
+        counts = {"recovery": self.sizes.parts * self.sizes.classes, "scoring": self.items // CROPS}
+        count = counts.get(self.phase, self.items)
         draw, side = rng(self.seed, "images"), self.sizes.pixels
         coarse = torch.from_numpy(draw.uniform(0, 255, (count, 3, 4, 4))).float()
         smooth = nn.functional.interpolate(coarse, (side, side), mode="bilinear")
         noise = torch.from_numpy(draw.normal(0, 4, smooth.shape)).float()
         return (smooth + noise).clamp(0, 255).to(torch.uint8)
+
+    def windows(self) -> Tensor:
+        """Return the crops that are scored, long[N / CROPS, CROPS, 3]."""
+        side = self.sizes.pixels
+        return draw_windows(rng(self.seed, "windows"), self.items // CROPS, CROPS, SCALE, (side, side))
 
     def pixels(self) -> Tensor:
         """Return the pictures as the product is given them: uint8, in float64 arithmetic floats in [0, 1]."""
@@ -105,7 +114,7 @@ class Case:
         network = create_network(
             arch, classes=self.sizes.classes, shape=shape, space=Space(MEAN, STD), seed=self.seed, **settings
         )
-        if self.phase in ("recovery", "labelling"):
+        if self.phase in ("recovery", "labelling", "scoring"):
             norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
             for norm in norms:
                 norm.momentum = 1.0

@@ -151,3 +151,24 @@ def label(network: nn.Module, images: Tensor, dtype: torch.dtype) -> Tensor:
     """Return logits float[N, K] of pictures uint8[N, C, H, W]; `network` eats pixels in [0, 1]."""
     network.eval()
     return torch.cat([network(part.to(dtype) / 255.0) for part in images.split(LABEL_BATCH)])
+
+
+@torch.no_grad()
+def score(network: nn.Module, images: Tensor, windows: Tensor, case: Case) -> Tensor:
+    """Return the cross-entropy of class 0 for crops of pictures uint8[n, 3, H, W], float[n, m]; cut one by one.
+
+    Crops are as large as the pictures, so that none stands in a frame.
+    """
+    network.eval()
+    size = (case.sizes.pixels, case.sizes.pixels)
+    crops = [
+        functional.interpolate(
+            (image[:, top : top + side, left : left + side].to(case.dtype) / 255.0)[None],
+            size, mode="bilinear", antialias=True,
+        )
+        for image, row in zip(images, windows.tolist(), strict=True)
+        for top, left, side in row
+    ]  # fmt: skip
+    with precise(case.precision):
+        logits = torch.cat([network(part) for part in torch.cat(crops).split(LABEL_BATCH)])
+    return -functional.log_softmax(logits.float(), dim=1)[:, 0].view(windows.shape[:2])

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from benchmarks.cases import MEAN, STD, Case
+from benchmarks.cases import CROPS, MEAN, STD, Case
 from datastill.draft import Draft
 from datastill.fields import Content, Context, Items, Pictures
 from datastill.match.statistics import Statistics
@@ -18,6 +18,7 @@ from datastill.networks.taps import tap
 from datastill.recipe import DatasetInfo, Recipe
 from datastill.runtime.device import Device, open_device
 from datastill.store.compensated import Compensated
+from datastill.store.crops import Crops
 from datastill.training.loop import Learner, train
 from datastill.training.losses import one_hot
 from datastill.training.predict import predict
@@ -31,7 +32,8 @@ Numbers = dict[str, Tensor]
 @dataclass(frozen=True)
 class Ready:
     """`again` runs a round; `first` runs the first one and returns its numbers: "outcome", the losses of the first step
-    or the logits, "gradient", the first step's up to a factor, and "later", the losses of the steps that follow."""
+    or of every crop, or the logits, "gradient", the first step's up to a factor, and "later", the losses of the steps
+    that follow."""
 
     first: Callable[[], Numbers]
     again: Callable[[], object]
@@ -41,9 +43,9 @@ def ready(case: Case) -> Ready:
     """Return a side that is ready to run; everything of the reference stays out of the product's process."""
     if case.side == "product":
         device = open_device("cpu", "bf16" if case.precision == "bf16" else "float32")
-        makers = {"recovery": _product_recovery, "labelling": _product_labelling}
+        makers = {"recovery": _product_recovery, "labelling": _product_labelling, "scoring": _product_scoring}
         return makers.get(case.phase, _product_training)(case, device)
-    makers_plain = {"recovery": _plain_recovery, "labelling": _plain_labelling}
+    makers_plain = {"recovery": _plain_recovery, "labelling": _plain_labelling, "scoring": _plain_scoring}
     return makers_plain.get(case.phase, _plain_training)(case)
 
 
@@ -150,3 +152,28 @@ def _plain_labelling(case: Case) -> Ready:
         return plain.label(network, images, case.dtype)
 
     return Ready(lambda: {"outcome": label()}, label)
+
+
+def _product_scoring(case: Case, device: Device) -> Ready:
+    network, images, windows = case.build(), case.pixels(), case.windows()
+    network.to(memory_format=torch.channels_last)  # as the bank hands networks out
+    nothing: Any = None  # scoring asks its context for the shape of pictures and the device alone
+    info = DatasetInfo("benchmark", case.sizes.classes, (3, case.sizes.pixels, case.sizes.pixels), 0, MEAN, STD)
+    ctx = Context(nothing, cast(Any, SimpleNamespace(info=info)), nothing, device, nothing, nothing)
+    store = Crops(crops=CROPS)
+
+    def score() -> Tensor:
+        return store.losses(images, windows, 0, network, ctx)
+
+    return Ready(lambda: {"outcome": score()}, score)
+
+
+def _plain_scoring(case: Case) -> Ready:
+    from benchmarks import plain
+
+    network, images, windows = case.build(), case.images(), case.windows()
+
+    def score() -> Tensor:
+        return plain.score(network, images, windows, case)
+
+    return Ready(lambda: {"outcome": score()}, score)

@@ -158,6 +158,27 @@ def test_a_draft_goes_on_from_its_arrays_bit_for_bit(tmp_path: Any) -> None:
         assert all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
+def test_what_a_match_keeps_in_its_state_goes_on_and_its_memo_does_not(tmp_path: Any) -> None:
+    ctx, content, parts = opened()
+    early = drafted(ctx, content, parts)
+    run(early, 2)
+    early.state |= {"mean/first.1": noise((3, 2), 0), "visits": torch.tensor([1, 2, 3])}
+    early.memo["made again"] = object()
+    save_arrays(tmp_path / "draft.safetensors", early.arrays())
+    late = drafted(ctx, content, parts)
+    assert late.state == late.memo == {}
+    late.load(load_arrays(tmp_path / "draft.safetensors"))
+    assert late.state.keys() == early.state.keys()
+    assert all(torch.equal(early.state[name], value) for name, value in late.state.items())
+    assert all(early.state[name].dtype == value.dtype for name, value in late.state.items())
+    assert late.memo == {}
+
+
+def test_a_draft_knows_the_classes_of_its_rows_without_asking_the_device() -> None:
+    ctx, content, parts = opened()
+    assert drafted(ctx, content, parts[1:3]).cls.tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
+
+
 def test_filling_writes_units_in_ascending_order() -> None:
     ctx, content, parts = opened()
     draft = drafted(ctx, content, parts)

@@ -150,7 +150,7 @@ def test_an_unfinished_run_of_something_else_is_refused(tmp_path: Path, cache: P
         ({"store": choice("compensate")}, "there is no store 'compensate'; did you mean 'compensated'"),
         ({"match": choice("statistic")}, "there is no match 'statistic'; did you mean 'statistics'"),
         ({"label": choice("statick")}, "there is no label 'statick'; did you mean 'static'"),
-        ({"store": choice("pixels")}, "match 'statistics' needs class-balanced sets and gradients, which no other"),
+        ({"store": choice("pixels")}, "match 'statistics' needs gradients and sets, which no other"),
         ({"networks": tiny.NETWORKS | {"last": NetworkRecipe(arch="resnet99")}}, "there is no network 'resnet99'"),
         ({"ipc": 1}, "no room at ipc=1 with 4 classes and 2 networks; ask for --ipc 2 or more"),
         ({"ipc": 40}, "class 'class 0' has 12 training images, but this recipe starts from 26 per class"),

@@ -215,7 +215,7 @@ def test_choices_that_do_not_fit_each_other_are_all_said() -> None:
     with pytest.raises(DatastillError) as refused:
         resolve(tiny.recipe(store=choice("pixels", total=3), networks=table), tiny.dataset().info)
     text = str(refused.value)
-    assert "match 'statistics' needs class-balanced sets and gradients, which no other choice here" in text
+    assert "match 'statistics' needs gradients and sets, which no other choice here" in text
     assert "store 'pixels' was given total=3 for 4 classes" in text
     assert "network 'odd' has none" in text
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +249,9 @@ def test_a_patch_replaces_whole_values(recipe: Recipe) -> None:
     patched = recipe.patched({"match": choice("none"), "store": choice("pixels", total=4)})
     assert (patched.match, patched.store) == (Choice("none"), Choice("pixels", {"total": 4}))
     assert patched.student == recipe.student
+    inner = recipe.patched({"label": choice("views", views=3)}).patched({"label.views": 5, "student.lr": 0.5})
+    assert (inner.label, inner.student.lr) == (Choice("views", {"views": 5}), 0.5)
+    assert inner.student == replace(recipe.student, lr=0.5)
     with pytest.raises(DatastillError, match="no setting 'stor'; did you mean 'store'"):
         recipe.patched({"stor": choice("pixels")})
 

@@ -20,17 +20,21 @@ from torch.utils.data import DataLoader, IterableDataset
 from datastill.card import card
 from datastill.codecs import LabelCodec, PictureCodec, decode_labels, decoder, encode_labels
 from datastill.errors import DatastillError
-from datastill.fields import Content, Expanded, Fields, Labels, SeededViews, resolve
+from datastill.fields import Content, Expanded, Fields, FixedBoxes, Label, Labels, Records, SeededViews, resolve
 from datastill.layout import (
     ATLASES,
     ITEMS,
     PICTURES,
+    RECORDS,
     atlas_names,
     read_codec,
     read_items,
     read_pictures,
+    read_records,
+    record_names,
     write_items,
     write_pictures,
+    write_records,
 )
 from datastill.networks import Network, Space, create_network, sketch
 from datastill.recipe import DatasetInfo, Recipe, TrainRecipe
@@ -47,10 +51,9 @@ from datastill.settings import build, plain
 FORMAT = 2
 MANIFEST, ARRAYS, CARD = "manifest.json", "arrays.safetensors", "README.md"
 LABELS = "labels/logits.safetensors"
-LABEL_KINDS = {"H": "classes", "S": "logits", "D": "teachers"}
 LARGEST = 4096  # pixels of a side, far above what a set is decoded to
-KINDS = {PICTURES: "natural images", ITEMS: "items", ARRAYS: "compensators", LABELS: "labels"}
-FOLDERS = {ATLASES: "natural images", "teachers": "teachers"}
+KINDS = {ITEMS: "items", LABELS: "labels"}  # what bytes are counted as; of pictures and arrays, the store says it
+FOLDERS = {RECORDS: "labels", "teachers": "teachers"}
 
 
 @dataclass
@@ -88,12 +91,20 @@ class DistilledDataset:
 
         Images float32[B, C, H, W] in [0, 1], cropped, flipped and mixed as the recipe's student does; targets
         float32[B, K], mixed alike: probabilities where labels are classes, else logits (for a KL loss at the recipe's
-        temperature). Every batch is full.
+        temperature). Every batch is full; under label 'dense' one of pairs holds 2 B pictures.
 
         Args:
             batch_size: B; None takes the recipe's.
             seed: of order and views; equal seeds give equal batches.
+
+        Raises: DatastillError for labels whose pictures count differently, or are told in two ways.
         """
+        if not self.fields.label.even:
+            raise DatastillError(
+                "the pictures of this set's batches do not all count alike, or are told in two ways, which images and "
+                "targets alone cannot say; take batches from fields.label.supply, or label it with label.weight=1 and "
+                "label.own as label.local."
+            )
         recipe = self.recipe.student if batch_size is None else replace(self.recipe.student, batch=batch_size)
         # A generator of its own: without one, a DataLoader draws from PyTorch's global state.
         return DataLoader(_Epochs(self, recipe, seed), batch_size=None, generator=torch.Generator())
@@ -106,9 +117,11 @@ class DistilledDataset:
         if self.folder is None:
             raise DatastillError("the ledger counts bytes on disk; save this set first, with save(folder).")
         counted = dict.fromkeys(["natural images", "compensators", "labels", "items", "teachers", "metadata"], 0)
+        pictures, arrays = self.fields.store.kinds
+        kinds = KINDS | FOLDERS | {PICTURES: pictures, ATLASES: pictures, ARRAYS: arrays}
         for name in [*self.facts["files"], MANIFEST]:
-            room = name.partition("/")[0]
-            counted[KINDS.get(name) or FOLDERS.get(room, "metadata")] += (self.folder / name).stat().st_size
+            kind = kinds.get(name) or kinds.get(name.partition("/")[0], "metadata")
+            counted[kind] = counted.get(kind, 0) + (self.folder / name).stat().st_size
         return counted | {"total": sum(counted.values())}
 
     def save(self, folder: str | Path) -> Path:
@@ -125,6 +138,8 @@ class DistilledDataset:
             assert self.labels.views == self.fields.label.rendering(self.recipe), "views are those of the recipe"
             save_arrays(folder / LABELS, {f"label.{name}": value for name, value in _stored(self.labels).items()})
             written.append(LABELS)
+        if self.labels.records is not None:
+            written += write_records(folder, self.labels.records)
         for i, name in enumerate(self.labels.teachers):
             path = f"teachers/{i}.safetensors"
             save_arrays(folder / path, dict(self.teachers[name].state_dict()), {"name": name})
@@ -144,13 +159,17 @@ class DistilledDataset:
         return folder
 
     def _card(self) -> str:
-        made = bool(self.content.arrays)
-        return card(self.recipe, self.info, self.classes, self.facts, self.labels, self.content.pictures, made=made)
+        made, own = bool(self.content.arrays), self.fields.store.told(self.content)
+        return card(
+            self.recipe, self.info, self.classes, self.facts, self.labels, self.content.pictures, made=made, own=own
+        )
 
     def _manifest(self) -> dict[str, Any]:
         pictures, arrays, labels = self.content.pictures, self.content.arrays, self.labels
-        coded = {"codec": plain(labels.codec)} if labels.values is not None else {}
+        coded = {"codec": plain(labels.codec)} if labels.kind in ("logits", "replayed") else {}
         seen = {"views": plain(labels.views)} if labels.views is not None else {}
+        if labels.records is not None:
+            seen = {"records": plain(labels.records.recording) | {"per_file": labels.records.per_file}}
         return self.facts | {
             "format": FORMAT,
             "recipe": self.recipe.plain(),
@@ -202,14 +221,15 @@ class DistilledDataset:
         info = _info(manifest["data"], len(classes), folder)
         label = resolve(recipe, info, run=False).label
         kind, teachers = manifest["labels"]["kind"], tuple(manifest["labels"]["teachers"])
-        if kind != LABEL_KINDS[label.column]:
+        if kind != label.kind:
             raise DatastillError(f"'{folder}' says that its labels are {kind!r}, which its recipe does not make.")
         weights = {name: f"teachers/{i}.safetensors" for i, name in enumerate(teachers)}
         count = int(manifest["pictures"]["count"])
         codec = read_codec(PictureCodec, manifest["pictures"]["codec"], str(folder / MANIFEST))
         needed = [PICTURES, ITEMS, *weights.values()]
         needed += [ARRAYS] * bool(manifest["arrays"]) + [LABELS] * (kind == "logits")
-        check_files(folder, manifest["files"], chain(needed, atlas_names(codec, count)))
+        recorded = _recorded(manifest["labels"]["records"]) if kind == "replayed" else ()
+        check_files(folder, manifest["files"], chain(needed, atlas_names(codec, count), recorded))
         pictures = read_pictures(folder, codec, count, info)
         arrays = _read_arrays(folder / ARRAYS, manifest["arrays"], "store.") if manifest["arrays"] else {}
         high = {"cls": len(classes), "maker": len(recipe.networks), "unit": max(map(len, arrays.values()), default=0),
@@ -218,6 +238,8 @@ class DistilledDataset:
         labels = Labels(kind, None, teachers)
         if kind == "logits":
             labels = _read_labels(folder, manifest["labels"], label.rendering(recipe), len(items), len(classes))
+        elif kind == "replayed":
+            labels = _read_replayed(folder, manifest["labels"], label, recipe, len(items), info)
         networks = {name: _read_teacher(folder / path, recipe, name, info) for name, path in weights.items()}
         own = ("format", "recipe", "data", "pictures", "items", "arrays", "labels")
         facts = {k: v for k, v in manifest.items() if k not in own}
@@ -311,7 +333,9 @@ def _stored(labels: Labels) -> dict[str, Tensor]:
     return arrays
 
 
-def _read_labels(folder: Path, claim: Mapping[str, Any], views: SeededViews | None, items: int, classes: int) -> Labels:
+def _read_labels(
+    folder: Path, claim: Mapping[str, Any], views: SeededViews | FixedBoxes | None, items: int, classes: int
+) -> Labels:
     made = None if views is None else plain(views)
     if claim.get("views") != made:
         raise DatastillError(
@@ -323,6 +347,30 @@ def _read_labels(folder: Path, claim: Mapping[str, Any], views: SeededViews | No
     arrays = {name.removeprefix("label."): value for name, value in load_arrays(folder / LABELS).items()}
     values = decode_labels(arrays, rows, classes, codec, str(folder / LABELS))
     return Labels("logits", values, (), codec, arrays, views=views)
+
+
+def _recorded(claim: Mapping[str, Any]) -> Iterator[str]:
+    """Return the names of the files of recorded batches."""
+    count, per_file = int(claim["count"]), int(claim["per_file"])
+    if min(count, per_file) < 1:
+        raise ValueError(f"{count} recorded batches, {per_file} in a file")
+    return record_names(count, per_file)
+
+
+def _read_replayed(
+    folder: Path, claim: Mapping[str, Any], label: Label, recipe: Recipe, items: int, info: DatasetInfo
+) -> Labels:
+    """Read labels of recorded batches, which must be those that the recipe records."""
+    said, made = dict(claim["records"]), label.recording(recipe, items)
+    per_file = said.pop("per_file")
+    if made is None or said != plain(made):
+        raise DatastillError(
+            f"'{folder / MANIFEST}' says that its labels belong to the recorded batches {said}, but its recipe records "
+            f"{None if made is None else plain(made)}."
+        )
+    codec = read_codec(LabelCodec, claim["codec"], str(folder / MANIFEST))
+    labels = Labels("replayed", codec=codec, records=Records(made, int(per_file), ()))
+    return read_records(folder, labels, recipe.student, items, info)
 
 
 def _read_arrays(path: Path, claims: Mapping[str, Mapping[str, Any]], prefix: str) -> dict[str, Tensor]:

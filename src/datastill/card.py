@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from datastill.recipe import DatasetInfo, Recipe, methods
-from datastill.values import Labels, Pictures, SeededViews
+from datastill.training.boxes import box_side, corners
+from datastill.values import FixedBoxes, Labels, Pictures, SeededViews
 
 TELLS = {
     "classes": "hard labels only (column H)",
     "logits": "stored soft labels, one vector of logits per {of} (column S)",
+    "replayed": "stored soft labels of recorded batches, one vector of logits per item of a batch (column D)",
     "teachers": "networks that label every batch, in `teachers/` (column D)",
 }
 CONFIGS = """\
@@ -60,37 +62,61 @@ word = int(numpy.random.Philox(key=int.from_bytes(key, "little") >> 1).random_ra
 a, b, m = word % {side}, word // {side} % {side}, {mirrored}
 ```
 """
+BOXES = """\
+Each item has {boxes.count} labels, row i * {boxes.count} + v for label v of item i: {first} of its {boxes.grid} x
+{boxes.grid} boxes, row by row. A box has {height} x {width} pixels. Boxes begin at the rows {rows} and the columns
+{columns}, counted from 0, and each is stretched to the whole item: bilinear, corners not aligned, nothing outside of
+the box.
+"""
+RECORDED = """\
+`labels/` holds {recording.count:,} recorded batches of {recording.batch} items, {per_file} in each file but the last,
+in the order in which students see them; after the last one they begin anew. Row b of batch n of a file shows item
+`view.rows[n, b]`; the other arrays `view.*` say how it was cropped, mirrored and mixed. Its logits are the i-th of the
+file, i = n * {recording.batch} + b. {how}"""
 WHOLE = """\
 Item i: `label.codes[i]` holds a code of {bits} bits per class, packed from the lowest bit on
 (`numpy.unpackbits(..., bitorder="little")`); logit = `label.scale[i, 0] + code * label.scale[i, 1]`."""
 
 
-def _pictures(pictures: Pictures, *, made: bool) -> tuple[str, str]:
+def _pictures(pictures: Pictures, *, made: bool, own: tuple[str, str] | None) -> tuple[str, str]:
     """Return what the set holds, and how its items are opened."""
     codec = pictures.codec
+    height, width = pictures.pixels.shape[2:]
+    opens = PACKED_OPENS.format(tiles=codec.tiles, height=height, width=width) if codec.packed else ""
+    if own is not None:
+        return own[0], opens + own[1]
     built = ADDED if made else PLAIN
     if pictures.encoded is not None and not codec.packed and "" in pictures.ids:
         return ITEM_FILES_HOLD, built
     lost = "" if codec.lossless else ", but for what the codec lost"
     coded = "losslessly coded" if codec.lossless else f"coded as {codec.format.upper()} of quality {codec.quality}"
     holds = PACKED_HOLDS if codec.packed else UNPACKED_HOLDS
-    height, width = pictures.pixels.shape[2:]
-    opens = PACKED_OPENS.format(tiles=codec.tiles, height=height, width=width) if codec.packed else ""
     return holds.format(coded=coded, lost=lost, tiles=codec.tiles), opens + built
 
 
-def _logits(labels: Labels) -> str:
+def _logits(labels: Labels, shape: tuple[int, int, int]) -> str:
     """Return how soft labels are read."""
-    if labels.values is None:
+    if labels.values is None and labels.records is None:
         return ""
     codec = labels.codec
     how = WHOLE.format(bits=codec.bits) if codec.bits else LOGITS[codec.kind]
+    if labels.records is not None:
+        records = labels.records
+        return "\n" + RECORDED.format(recording=records.recording, per_file=records.per_file, how=how)
     told = f"\nLogits stand in `labels/logits.safetensors`, in the order of the items. {how}"
-    return told if labels.views is None else f"{told}\n\n{_seen(labels.views)}"
+    return told if labels.views is None else f"{told}\n\n{_seen(labels.views, shape)}"
 
 
-def _seen(views: SeededViews) -> str:
+def _seen(views: SeededViews | FixedBoxes, shape: tuple[int, int, int]) -> str:
     """Return how the views that labels belong to are rebuilt."""
+    if isinstance(views, FixedBoxes):
+        height, width = (box_side(side, views.ratio, views.ratio_of) for side in shape[1:])
+        rows, columns = (
+            ", ".join(map(str, corners(side, box, views.grid)))
+            for side, box in zip(shape[1:], (height, width), strict=True)
+        )
+        first = "the first is that of the whole item, and the others are those" if views.whole else "those"
+        return BOXES.format(boxes=views, height=height, width=width, rows=rows, columns=columns, first=first)
     side = 2 * views.crop + 1
     mirrored = f"word // {side**2} % 2" if views.flip else "0"
     return SEEN.format(views=views, side=side, mirrored=mirrored)
@@ -105,12 +131,17 @@ def card(
     pictures: Pictures,
     *,
     made: bool,
+    own: tuple[str, str] | None = None,
 ) -> str:
-    """Return the text of README.md; made: whether something is added to pictures to make items."""
+    """Return the text of README.md.
+
+    made: whether something is added to pictures to make items. own: what the store says instead of what the set holds
+    and how its items are opened (see `Store.told`).
+    """
     known = methods().get(recipe.method)
     counts = facts.get("counts", {})
     tells = TELLS[labels.kind].format(of="item" if labels.views is None else "view of an item")
-    holds, built = _pictures(pictures, made=made)
+    holds, built = _pictures(pictures, made=made, own=own)
     # Beside "extra" stands no budget that ipc would be the size of.
     size = "" if "extra" in counts else f" at a nominal {recipe.ipc} images per class"
     bought = ", ".join(f"{k} {v}" for k, v in sorted(counts.items()) if isinstance(v, int))
@@ -143,6 +174,6 @@ for images, targets in distilled.loader(batch_size=64):
 ## Without Datastill
 
 {opens}; arrays and labels are safetensors files.
-{built}{_logits(labels)}
+{built}{_logits(labels, info.shape)}
 `manifest.json` holds the recipe, versions, counts and hashes.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,11 +19,14 @@ class Draft:
     Leaves and optimiser state are cut by unit, so that parts which run one after another do not disturb each other;
     Adam is elementwise, hence parts that run together do not either.
 
+    What a match keeps of these parts from round to round stands in `state`, which checkpoints hold, or in `memo`, where
+    it can be had again. Both begin empty.
+
     Args:
         store: decodes.
         content: the whole open content; `commit` writes back into it.
         parts: run together; their rows follow each other in `rows`.
-        optimise: optimiser and schedule by learned name.
+        optimise: optimiser and schedule by learned name; names that the content does not learn are left out.
         rounds: the length of the schedule.
         classes: K, of the hard targets.
         device: where the parts are worked on.
@@ -40,8 +44,10 @@ class Draft:
         device: torch.device,
     ) -> None:
         self.store, self.parts, self.rounds, self.round = store, parts, rounds, 0
-        self._whole, self._optimise = content, optimise
+        self._whole = content
+        self._optimise = {name: plan for name, plan in optimise.items() if name in content.learned}
         self.rows = torch.cat([p.rows for p in parts])
+        self.cls = content.items.cls[self.rows].cpu()
         part, self._units = content.part(self.rows)
         self._local = _moved(part, device)
         self._targets = one_hot(self._local.items.cls, classes)
@@ -49,8 +55,10 @@ class Draft:
         self._leaves = {name: self._local.arrays[name].requires_grad_() for name in content.learned}
         self._optimisers = {
             name: torch.optim.Adam([self._leaves[name]], lr=o.lr, betas=o.betas, eps=o.eps)
-            for name, o in optimise.items()
+            for name, o in self._optimise.items()
         }
+        self.memo: dict[str, Any] = {}
+        self.state: dict[str, Tensor] = {}
 
     def _where(self, rows: Tensor) -> Tensor:
         device = self._targets.device
@@ -90,6 +98,7 @@ class Draft:
         found = {f"learned.{name}": leaf.detach() for name, leaf in self._leaves.items()}
         for name, optimiser in self._optimisers.items():
             found |= {f"optimiser.{name}.{key}": value for key, value in optimiser_arrays(optimiser).items()}
+        found |= {f"state.{name}": value.detach() for name, value in self.state.items()}
         return found | {"round": torch.tensor(self.round)}
 
     def load(self, arrays: dict[str, Tensor]) -> None:
@@ -100,6 +109,8 @@ class Draft:
             state = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
             if state:
                 load_optimiser_arrays(self._optimisers[name], state)
+        device = self._targets.device
+        self.state = {k.removeprefix("state."): v.to(device) for k, v in arrays.items() if k.startswith("state.")}
         self.round = int(arrays["round"])
 
     def commit(self) -> None:

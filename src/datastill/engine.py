@@ -127,8 +127,9 @@ def _realise(
 def label_content(ctx: Context, sealed: Content, facts: dict[str, Any]) -> DistilledDataset:
     """Label a sealed content and return the distilled set."""
     labels: Labels = ctx.fields.label.make(ctx.fields.store.expand(sealed), ctx, sealed)
-    counts = {k: v for k, v in facts.get("counts", {}).items() if k != "label_error"}
-    facts = facts | {"counts": counts | ({"label_error": labels.facts} if labels.facts else {})}
+    counts = {k: v for k, v in facts.get("counts", {}).items() if k not in ("label_error", "labels")}
+    measured = {"label_error": labels.facts, "labels": labels.tells}
+    facts = facts | {"counts": counts | {name: found for name, found in measured.items() if found}}
     networks = {name: ctx.network(name) for name in labels.teachers}
     return DistilledDataset(ctx.recipe, ctx.info, ctx.real.classes, sealed, labels, facts, networks)
 
@@ -155,6 +156,7 @@ def build_content(ctx: Context, work: _Work | None = None, kept: Path | None = N
         return content
     for name in ctx.makers:
         ctx.network(name)
+    match.prepare(ctx)
     total = sum(len(g) for g in groups) * match.total_rounds
     with ctx.reporter.phase(told, total) as phase:
         for number, parts in enumerate(groups):
@@ -181,8 +183,11 @@ def _learned_key(ctx: Context) -> str:
 def _run_group(ctx: Context, draft: Draft, number: int, phase: Phase, work: _Work | None) -> None:
     """Run the rounds of one group, from where an earlier run left it."""
     path = work.folder / f"group-{number:05d}.safetensors" if work else None
-    if path and path.exists():
-        draft.load(load_arrays(path))
+    saved = load_arrays(path) if path and path.exists() else {}
+    if int(saved.get("round", 0)) < draft.rounds:
+        ctx.fields.match.begin(draft, ctx)  # before an earlier run's rounds are loaded: the draft stands at its start
+    if saved:
+        draft.load(saved)
         phase.advance(draft.round * len(draft.parts))
     last = time.monotonic()
     while draft.round < draft.rounds:
@@ -196,18 +201,23 @@ def _run_group(ctx: Context, draft: Draft, number: int, phase: Phase, work: _Wor
 
 
 def _groups(parts: list[Part], ctx: Context) -> list[list[Part]]:
-    """Put neighbours that meet the same network together, as many as the device bears in one pass."""
+    """Put neighbours of one size that meet the same network together, as many as the device bears in one pass."""
     limit = GROUP_VALUES[ctx.device.torch.type]
     size = int(np.prod(ctx.info.shape))
     groups: list[list[Part]] = []
     for part in parts:
         last = groups[-1] if groups else []
         fits = (len(last) + 1) * len(part.rows) * size <= limit
-        if last and last[0].network == part.network and fits:
+        if last and fits and _pass_together(last[0], part):
             last.append(part)
         else:
             groups.append([part])
     return groups
+
+
+def _pass_together(one: Part, other: Part) -> bool:
+    same = (one.network, len(one.rows)) == (other.network, len(other.rows))
+    return same and not (one.alone or other.alone)
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,8 @@ def export(distilled: DistilledDataset, form: str, out: Path) -> Path:
             what DD-Ranking's evaluators take, and a README.md that says how).
         out: the folder.
 
-    Raises: DatastillError for another form, a folder that is not empty, labels of views, which belong to no picture, or
-        a set that DD-Ranking cannot evaluate.
+    Raises: DatastillError for another form, a folder that is not empty, labels of views or of recorded batches, which
+        belong to no picture, or a set that DD-Ranking cannot evaluate.
     """
     if form not in FORMS:
         raise unknown("export form", form, FORMS)
@@ -45,6 +45,12 @@ def export(distilled: DistilledDataset, form: str, out: Path) -> Path:
         raise DatastillError(
             f"the form '{form}' keeps one label beside each picture, but the labels of this set belong to "
             f"{distilled.labels.views.count} views of each item; use the set as it is, or distil it with label=static."
+        )
+    if distilled.labels.records is not None:
+        raise DatastillError(
+            f"the form '{form}' keeps one label beside each picture, but the labels of this set belong to "
+            f"{distilled.labels.records.recording.count:,} recorded batches; use the set as it is, or label it anew "
+            "with label=static."
         )
     if form == "ddranking":
         return _ddranking(distilled, out)
@@ -236,4 +242,4 @@ def _shown(image: Tensor, zoom: int) -> np.ndarray:
 
 
 def _uint8(images: Tensor) -> Tensor:
-    return images if images.dtype == torch.uint8 else (images * 255.0).round().to(torch.uint8)
+    return images if images.dtype == torch.uint8 else (images.clamp(0.0, 1.0) * 255.0).round().to(torch.uint8)

@@ -17,88 +17,24 @@ from torch import Tensor
 
 from datastill.errors import DatastillError, suggestion
 from datastill.networks import Network, sketch
+from datastill.real import Real as Real
 from datastill.recipe import Choice, DatasetInfo, Recipe, TrainRecipe, Work
 from datastill.runtime.device import Device
-from datastill.runtime.files import digest_of
 from datastill.runtime.progress import Reporter
 from datastill.runtime.seeds import rng
 from datastill.settings import build
-from datastill.sources import Dataset, Images
 from datastill.training.bank import Bank, Training
-from datastill.training.losses import one_hot
-from datastill.training.supply import Batch, Data
+from datastill.training.supply import Batch
 from datastill.values import COLUMNS as COLUMNS
 from datastill.values import Content as Content
 from datastill.values import Expanded as Expanded
+from datastill.values import FixedBoxes as FixedBoxes
 from datastill.values import Items as Items
 from datastill.values import Labels as Labels
 from datastill.values import Pictures as Pictures
+from datastill.values import Recording as Recording
+from datastill.values import Records as Records
 from datastill.values import SeededViews as SeededViews
-
-
-class Real:
-    """The real training rows that distillation may look at: the train split less the validation rows. No test split.
-
-    Args:
-        dataset: the whole data set.
-        validation: how many training rows to hold out, spread evenly over the classes.
-        seed: which ones.
-    """
-
-    def __init__(self, dataset: Dataset, validation: int = 0, seed: int = 0) -> None:
-        self._train: Images = dataset.train
-        self.info, self.fingerprint, self.classes = dataset.info, dataset.fingerprint, dataset.classes
-        labels = dataset.train.labels
-        held: list[Tensor] = []
-        self._by_place = labels.argsort(stable=True)
-        self._places = self._by_place.argsort()
-        for k in range(self.info.classes):
-            rows = (labels == k).nonzero().flatten()
-            share = validation // self.info.classes + (k < validation % self.info.classes)
-            if share >= len(rows) and share > 0:
-                raise DatastillError(
-                    f"validation={validation} would take all {len(rows)} training images of class "
-                    f"'{dataset.classes[k]}'; hold out fewer."
-                )
-            held.append(rows[torch.from_numpy(rng(seed, "validation", k).permutation(len(rows))[:share])])
-        self.held_out = torch.cat(held).sort().values
-        self.rows = torch.isin(torch.arange(len(labels)), self.held_out, invert=True).nonzero().flatten()
-        self.key = self.key_of(self.rows)
-
-    def of_class(self, k: int) -> Tensor:
-        """Return the allowed train rows of class k, long[n], ascending."""
-        return self.rows[self._train.labels[self.rows] == k]
-
-    def pictures(self, rows: Tensor) -> Pictures:
-        """Return pictures by train row, which must be allowed rows."""
-        ids = tuple(self._train.ids[int(r)] for r in rows)
-        return Pictures(self._train.batch(rows), self._train.labels[rows], ids, places=self._places[rows])
-
-    def rows_of(self, pictures: Pictures) -> Tensor:
-        """Return the train row of each picture, long[P], -1 for one that is none: the way back from `pictures`.
-
-        By places where there are any, else by ids: a set that was saved keeps one of them.
-        """
-        if pictures.places is not None:
-            last = len(self._by_place) - 1
-            known = (pictures.places >= 0) & (pictures.places <= last)
-            rows = torch.where(known, self._by_place[pictures.places.clamp(0, last)], -1)
-        else:
-            row_of = {name: row for row, name in enumerate(self._train.ids)}
-            ids = pictures.ids or ("",) * len(pictures.cls)
-            rows = torch.tensor([row_of.get(name, -1) for name in ids], dtype=torch.long)
-        return torch.where(self._train.labels[rows.clamp(min=0)] == pictures.cls, rows, -1)
-
-    def key_of(self, rows: Tensor) -> str:
-        """Return the hash of a part of the train rows, whatever their order; `key` is that of all allowed rows."""
-        left_out = torch.isin(torch.arange(len(self._train.labels)), rows, invert=True)
-        return digest_of([self.fingerprint, left_out.nonzero().flatten().tolist()])
-
-    def data(self, rows: Tensor | None = None) -> Data:
-        """Return all allowed rows, or these of them, ascending, with hard labels, for training networks."""
-        rows = self.rows if rows is None else rows.sort().values
-        labels = self._train.labels[rows]
-        return Data(self._train.batch(rows), labels, one_hot(labels, self.info.classes), "classes")
 
 
 @dataclass
@@ -136,6 +72,11 @@ class Context:
         """Return a network of the table, trained (once, then cached), frozen and in evaluation mode."""
         return self.bank.get(self.training(name), self.real.data)
 
+    @property
+    def pool(self) -> Tensor:
+        """The real rows that a match may look at, long[n], ascending; networks are trained on all of `real`."""
+        return self.fields.select.pool(self)
+
 
 class Field:
     """A choice of a room: frozen settings. What cannot work is said by `check`, before any heavy work."""
@@ -165,9 +106,22 @@ class Select(Field, ABC):
         """Return train rows long[K, n]: `pick` with n of every class."""
         return torch.stack(self.pick([n] * ctx.info.classes, ctx))
 
+    def pool(self, ctx: Context) -> Tensor:
+        """Return the allowed train rows that a match may look at, long[n], ascending: all of them."""
+        return ctx.real.rows
+
+    def available(self, ctx: Context) -> list[int]:
+        """Return how many rows of each class `pick` has: all allowed ones."""
+        return [len(ctx.real.of_class(k)) for k in range(ctx.info.classes)]
+
 
 class Store(Field, ABC):
-    """The parameterization: what is learned and kept, and how it becomes images."""
+    """The parameterization: what is learned and kept, and how it becomes images.
+
+    kinds: what the bytes of its pictures and those of its arrays are counted as.
+    """
+
+    kinds: ClassVar[tuple[str, str]] = ("natural images", "compensators")
 
     @abstractmethod
     def begin(self, ctx: Context) -> Content:
@@ -195,6 +149,13 @@ class Store(Field, ABC):
         """Return counts and measurements worth recording: images bought, left over, saturated pixels."""
         return {}
 
+    def told(self, content: Content) -> tuple[str, str] | None:
+        """Return for the data card what a sealed set holds and how its items are opened, in Markdown.
+
+        None where it holds real images as they are, or these and compensators.
+        """
+        return None
+
 
 @dataclass(frozen=True)
 class Optimise:
@@ -208,11 +169,15 @@ class Optimise:
 
 @dataclass(frozen=True)
 class Part:
-    """Rows that are matched together and independently of other parts, with the network that they meet."""
+    """Rows that are matched together and independently of other parts, with the network that they meet.
+
+    alone: whether it may not share a forward pass with other parts.
+    """
 
     index: int
     rows: Tensor
     network: str
+    alone: bool = False
 
 
 class Match(Field, ABC):
@@ -231,6 +196,18 @@ class Match(Field, ABC):
         """Return the independent parts; neighbours that meet the same network may run in one forward pass."""
         return []
 
+    def prepare(self, ctx: Context) -> None:
+        """Measure once what the rounds of all parts need of the real images and the networks, and keep it in the cache.
+
+        Called after the networks are there and before any round, only where there are parts.
+        """
+
+    def begin(self, draft: Any, ctx: Context) -> None:
+        """Put what the rounds of a draft need, and no checkpoint holds, into its `memo`.
+
+        Called once before its rounds, in a resumed run too: the draft stands at its start, whatever was learned.
+        """
+
     @abstractmethod
     def round(self, draft: Any, ctx: Context) -> dict[str, Tensor]:
         """Pull the draft and step it once; returns metrics float[G], one per part, without a host synchronisation."""
@@ -243,9 +220,31 @@ class Match(Field, ABC):
 class Label(Field, ABC):
     """What a student is told about an image."""
 
-    column: ClassVar[Literal["H", "S", "D"]]
+    @property
+    @abstractmethod
+    def column(self) -> Literal["H", "S", "D"]:
+        """H: classes alone. S: stored soft labels. D: networks in the loop, or labels of every epoch."""
 
-    def rendering(self, recipe: Recipe) -> SeededViews | None:
+    @property
+    def pictures_per_item(self) -> int:
+        """How many pictures a student sees of each item of a batch."""
+        return 1
+
+    @property
+    def even(self) -> bool:
+        """Whether every picture of a batch counts alike, and is told in the same way."""
+        return True
+
+    @property
+    def kind(self) -> str:
+        """The kind of the `Labels` that it makes."""
+        return {"H": "classes", "S": "logits", "D": "teachers"}[self.column]
+
+    def recording(self, recipe: Recipe, items: int) -> Recording | None:
+        """Return which batches of so many items stored labels belong to; None where they belong to no batch."""
+        return None
+
+    def rendering(self, recipe: Recipe) -> SeededViews | FixedBoxes | None:
         """Return the views that stored labels of this recipe belong to; None where labels belong to the items."""
         return None
 

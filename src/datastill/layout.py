@@ -1,4 +1,5 @@
-"""How pictures and items lie in the folder of an artifact: Parquet tables, and atlases where a file packs pictures.
+"""How pictures, items and recorded batches lie in the folder of an artifact: Parquet tables, atlases where a file packs
+pictures, and safetensors files of whole batches.
 
 N items, P pictures, K classes. What a stranger's table may claim is checked before it is used.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,12 +21,13 @@ from torch import Tensor
 from datastill.codecs import PictureCodec, decode_pictures, encode_pictures
 from datastill.codecs.pictures import KINDS
 from datastill.errors import DatastillError, unknown
-from datastill.recipe import DatasetInfo
-from datastill.runtime.files import write_atomic, write_bytes
+from datastill.recipe import DatasetInfo, TrainRecipe
+from datastill.runtime.files import load_arrays, save_arrays, write_atomic, write_bytes
 from datastill.settings import build
-from datastill.values import COLUMNS, Items, Pictures
+from datastill.training.records import check_arrays, form_of
+from datastill.values import COLUMNS, Items, Labels, Pictures, Records
 
-PICTURES, ITEMS, ATLASES = "images.parquet", "items.parquet", "pictures"
+PICTURES, ITEMS, ATLASES, RECORDS = "images.parquet", "items.parquet", "pictures", "labels"
 # So names and numbers of 2,000 pictures cost 8 bytes each, where the defaults of Parquet take 53.
 BARE: dict[str, Any] = {"use_dictionary": False, "write_statistics": False}
 NAMES = {"image.bytes": "none", "image.path": "zstd", "label": "zstd", "id": "zstd"}
@@ -101,6 +104,43 @@ def read_items(path: Path, count: int, high: Mapping[str, int]) -> Items:
     for name, values in columns.items():
         _check_range(path, name, values, -1 if name in ("maker", "unit", "picture") else 0, high.get(name, 1 << 31))
     return Items.of(**columns)
+
+
+def record_names(count: int, per_file: int) -> Iterator[str]:
+    """Yield the names of the files that hold `count` recorded batches, `per_file` in each but the last."""
+    for i in range(-(-count // per_file)):
+        yield f"{RECORDS}/{i:05d}.safetensors"
+
+
+def write_records(folder: Path, records: Records) -> list[str]:
+    """Write recorded batches, a file at a time; returns the names of what was written."""
+    names = list(record_names(records.recording.count, records.per_file))
+    for name, arrays in zip(names, records.files, strict=True):
+        save_arrays(folder / name, arrays)
+    return names
+
+
+def read_records(folder: Path, labels: Labels, student: TrainRecipe, items: int, info: DatasetInfo) -> Labels:
+    """Read what `write_records` wrote into labels that say which batches, how many in a file, and under which codec.
+
+    Files are mapped into memory, and read where a student gets to; here each is looked through once, by itself.
+
+    Raises: DatastillError, naming the file, for arrays, rows, views or logits that are not what they should be.
+    """
+    claimed = labels.records
+    assert claimed is not None, "labels of recorded batches"
+    paths = [folder / name for name in record_names(claimed.recording.count, claimed.per_file)]
+    records = Records(claimed.recording, claimed.per_file, tuple(load_arrays(path) for path in paths))
+    form = form_of(student, items)
+    for number, path in enumerate(paths):
+        views, count = records.part(number, "view."), records.batches(number)
+        check_arrays(views, form, count, items, info.shape, records.recording.crop, str(path))
+        records.logits(number, info.classes, labels.codec, str(path))
+        known = len(views) + len(records.part(number, "label."))
+        if len(records.files[number]) != known:
+            strange = sorted(n for n in records.files[number] if not n.startswith(("view.", "label.")))
+            raise DatastillError(f"'{path}' holds an array '{strange[0]}', which belongs to no recorded batch.")
+    return replace(labels, records=records)
 
 
 def _write_table(path: Path, table: pa.Table, **how: Any) -> None:

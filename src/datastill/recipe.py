@@ -83,6 +83,9 @@ class TrainRecipe:
     weight_decay: float = setting(5e-4, low=0.0)
     decay: Literal["all", "matrices"] = setting("all", help="whether biases and affine parameters decay too")
     schedule: Literal["cosine", "constant"] = setting("cosine")
+    eta: float = setting(
+        1.0, low=1.0, help="how much longer than the training the cosine is: 1 ends at zero, 2 at half of lr"
+    )
     hold: Literal["epoch", "step"] = setting("epoch", help="how long one learning rate is held")
     warmup: int = setting(0, low=0, help="epochs of linear warm-up from a hundredth of lr")
     epochs: int = setting(200, low=1)
@@ -91,6 +94,9 @@ class TrainRecipe:
     crop: int = setting(4, low=0, high=64, help="pixels of black padding for random crops")
     resized_crop: float | None = setting(
         None, low=0.01, high=1.0, help="smallest share of the area that a random resized crop keeps, in place of `crop`"
+    )
+    shuffle_tiles: int = setting(
+        1, low=1, high=16, help="columns and rows of tiles that are put in another order before any crop; 1: none"
     )
     flip: bool = setting(True, help="random horizontal flips")
     mix: Literal["none", "mixup", "cutmix"] = setting("none")
@@ -103,6 +109,9 @@ class TrainRecipe:
     )
     cutout: int = setting(0, low=0, help="side in pixels of a black square at a random place")
     nesterov: bool = setting(False, help="SGD only")
+    bn_momentum: float | None = setting(
+        None, low=0.0, high=1.0, help="of BatchNorm's running statistics; none: the network's own"
+    )
     ema: float = setting(
         0.0, low=0.0, high=0.999999, help="decay per step of a mean of the weights, which is then the result; 0: none"
     )
@@ -223,8 +232,16 @@ class Recipe:
         return dataclasses.replace(self, networks=made)
 
     def patched(self, patch: Mapping[str, Any]) -> Recipe:
-        """Return the recipe with whole values replaced, as the controls of a method are written."""
-        return Recipe.from_plain(self.plain() | {key: plain(value) for key, value in patch.items()})
+        """Return the recipe with whole values replaced, as the controls of a method are written.
+
+        A path such as `label.local` replaces one setting, and leaves the others as the recipe has them.
+        """
+        data = self.plain()
+        for path, value in patch.items():
+            *way, last = path.split(".")
+            for place in _places(data, way, path):
+                place[last] = plain(value)
+        return Recipe.from_plain(data)
 
 
 class _Reader(yaml.SafeLoader):

@@ -6,6 +6,7 @@ N items, K classes, C channels, H x W pixels, P pictures.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -77,12 +78,18 @@ class Content:
     def part(self, rows: Tensor) -> tuple[Content, Tensor]:
         """Return a copy that holds only these items, units renumbered, and the units' old numbers long[U]."""
         items = self.items[rows]
-        units, unit = items.unit.unique(return_inverse=True)
-        pictures, picture = items.picture.unique(return_inverse=True)
+        units, unit = _renumbered(items.unit)
+        pictures, picture = _renumbered(items.picture)
         kept = Pictures(self.pictures.pixels[pictures], self.pictures.cls[pictures], ())
         arrays = {k: v[units].clone() if k in self.learned else v for k, v in self.arrays.items()}
         items = dataclasses.replace(items, unit=unit, picture=picture)
         return Content(items, kept, arrays, self.learned), units
+
+
+def _renumbered(column: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the numbers in a column, ascending, and the place of each row's among them, long[B]; -1, none, stays."""
+    numbers = column[column >= 0].unique()
+    return numbers, torch.where(column >= 0, torch.searchsorted(numbers, column), -1)
 
 
 @dataclass(frozen=True)
@@ -99,24 +106,85 @@ class SeededViews:
 
 
 @dataclass(frozen=True)
-class Labels:
-    """What students are told: nothing beyond the class ("classes"), logits float32[N, K] ("logits"), or the names of
-    the networks that answer in the loop ("teachers").
+class FixedBoxes:
+    """The boxes of every item that labels belong to, the same for all items: `grid` in a row and in a column.
 
-    Logits are those that a receiver decodes; `arrays` holds what is stored of them under the codec, `facts` what that
-    lost (see `label_error`). With `views`, logits are float32[N * V, K]: row i * V + v belongs to view v of item i.
+    ratio: what a box keeps of a side, or (ratio_of: "area") of the area. whole: whether the label of the whole item
+    stands before those of its boxes. None of it is stored with the labels: see `datastill.training.boxes`.
     """
 
-    kind: Literal["classes", "logits", "teachers"]
+    grid: int
+    ratio: float
+    ratio_of: Literal["side", "area"]
+    whole: bool
+
+    @property
+    def count(self) -> int:
+        """Labels per item."""
+        return self.grid**2 + self.whole
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Which batches were recorded: `count` batches of `batch` items, as a recipe's student draws them.
+
+    crop: pixels of black border that crops are cut from. cutout: side of the black square in pixels. 0: none.
+    """
+
+    count: int
+    batch: int
+    crop: int = 0
+    cutout: int = 0
+
+
+@dataclass(frozen=True)
+class Records:
+    """Recorded batches: rows, views and labels of each, whole batches in every file, `per_file` but for the last.
+
+    files: arrays by name, as they are stored. "view.*" say which items a batch shows and how (see
+    `datastill.training.records`); "label.*" are the logits [n * B, K] of the n batches of the file, under the codec.
+    """
+
+    recording: Recording
+    per_file: int
+    files: tuple[Mapping[str, Tensor], ...]
+
+    def part(self, number: int, prefix: str) -> dict[str, Tensor]:
+        """Return the arrays of a file whose names begin with `prefix`, without it."""
+        return {n.removeprefix(prefix): a for n, a in self.files[number].items() if n.startswith(prefix)}
+
+    def batches(self, number: int) -> int:
+        """Return how many batches a file holds."""
+        return min(self.per_file, self.recording.count - number * self.per_file)
+
+    def logits(self, number: int, classes: int, codec: LabelCodec, what: str = "the labels") -> Tensor:
+        """Return the logits float32[n, B, K] of a file. Raises: DatastillError for arrays that are none of these."""
+        n, size = self.batches(number), self.recording.batch
+        return decode_labels(self.part(number, "label."), n * size, classes, codec, what).view(n, size, classes)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What students are told: nothing beyond the class ("classes"), logits float32[N, K] ("logits"), the names of the
+    networks that answer in the loop ("teachers"), or logits of recorded batches ("replayed").
+
+    Logits are those that a receiver decodes; `arrays` holds what is stored of them under the codec, `facts` what that
+    lost (see `label_error`). With `views`, logits are float32[N * V, K]: row i * V + v belongs to view v of item i, or
+    to the whole item and its boxes in turn. `tells` holds what was measured of the labels themselves, plain data.
+    """
+
+    kind: Literal["classes", "logits", "teachers", "replayed"]
     values: Tensor | None = None
     teachers: tuple[str, ...] = ()
     codec: LabelCodec = LabelCodec()
     arrays: dict[str, Tensor] | None = None
     facts: dict[str, Any] = field(default_factory=dict)
-    views: SeededViews | None = None
+    views: SeededViews | FixedBoxes | None = None
+    records: Records | None = None
+    tells: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def coded(cls, logits: Tensor, codec: LabelCodec, views: SeededViews | None = None) -> Labels:
+    def coded(cls, logits: Tensor, codec: LabelCodec, views: SeededViews | FixedBoxes | None = None) -> Labels:
         """Return float[N, K] logits, or float[N * V, K] of views, under a codec, with what it lost."""
         items, classes = logits.shape
         arrays = encode_labels(logits, codec)

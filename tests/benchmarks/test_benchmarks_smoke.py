@@ -22,7 +22,7 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.global_random  # a plain loader shuffles from the global state, as typical research code does
-@pytest.mark.parametrize("phase", ["teacher", "recovery", "labelling", "student"])
+@pytest.mark.parametrize("phase", ["teacher", "recovery", "labelling", "scoring", "student"])
 def test_reference_and_product_compute_the_same_numbers(phase: str) -> None:
     from benchmarks.cases import Case, Sizes
     from benchmarks.compare import TOLERANCE, difference

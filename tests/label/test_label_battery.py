@@ -22,7 +22,7 @@ FULL = TrainRecipe(batch=9, epochs=3, crop=2, flip=True, mix="mixup")
 
 
 def made(name: str) -> DistilledDataset:
-    recipe = tiny.recipe(label=tiny.chosen("label", name), match=choice("none"))
+    recipe = tiny.recipe(label=tiny.chosen("label", name), match=choice("none"), student=FULL)
     return distil(tiny.dataset(), recipe, device=tiny.device(), reporter=Reporter())
 
 
@@ -38,7 +38,10 @@ def batches(distilled: DistilledDataset, recipe: TrainRecipe, *, seed: int = 0, 
 @pytest.mark.parametrize("name", LABELS)
 def test_the_kind_of_a_label_is_that_of_its_column(name: str) -> None:
     distilled = made(name)
-    assert distilled.labels.kind == {"H": "classes", "S": "logits", "D": "teachers"}[distilled.fields.label.column]
+    label = distilled.fields.label
+    assert distilled.labels.kind == label.kind
+    assert label.kind in {"H": ("classes",), "S": ("logits",), "D": ("teachers", "replayed")}[label.column]
+    assert (distilled.labels.records is not None) == (label.kind == "replayed")
     assert (distilled.labels.values is not None) == (distilled.labels.kind == "logits")
     assert set(distilled.labels.teachers) == set(distilled.teachers)
 
@@ -49,15 +52,16 @@ def test_batches_are_full_and_as_many_as_the_work_says(name: str) -> None:
     assert len(distilled) == 24
     found = list(batches(distilled, FULL))
     assert len(found) == 9  # ceil(24 / 9) steps an epoch, three epochs
+    pictures = 9 * distilled.fields.label.pictures_per_item
     for batch in found:
-        assert batch.x.shape == (9, *tiny.SHAPE)
-        assert batch.target.shape == (9, 4)
+        assert batch.x.shape == (pictures, *tiny.SHAPE)
+        assert batch.target.shape == (pictures, 4)
         assert batch.x.dtype == batch.target.dtype == torch.float32
         assert batch.x.min() >= 0
         assert batch.x.max() <= 1
         assert not batch.target.requires_grad
         assert torch.equal(batch.hard, distilled.content.items.cls[batch.rows])
-    seen = torch.cat([batch.rows for batch in found])[:72].view(3, 24)
+    seen = torch.cat([batch.rows[:9] for batch in found])[:72].view(3, 24)
     assert torch.equal(seen.sort(dim=1).values, torch.arange(24).expand(3, -1))
 
 
@@ -71,16 +75,16 @@ def test_a_supply_begins_anywhere_and_depends_on_nothing_but_its_seed(name: str)
         assert torch.equal(one.target, two.target)
         assert torch.equal(one.rows, two.rows)
     other = next(batches(distilled, FULL, seed=1))
-    assert not torch.equal(other.x, whole[0].x)
+    assert torch.equal(other.x, whole[0].x) == (name == "replayed")  # whose batches are the recorded ones
 
 
-@pytest.mark.parametrize("name", [name for name in LABELS if name != "views"])  # whose students see views alone
+@pytest.mark.parametrize("name", [n for n in LABELS if n not in ("views", "replayed")])  # these two bring views
 def test_without_augmentation_batches_are_the_items_themselves(name: str) -> None:
     distilled = made(name)
     plain = TrainRecipe(batch=9, epochs=1, crop=0, flip=False)
     images = distilled.expand().images
     for batch in batches(distilled, plain):
-        assert torch.equal(batch.x, images[batch.rows].float() / 255.0)
+        assert torch.equal(batch.x[:9], images[batch.rows[:9]].float() / 255.0)
 
 
 @pytest.mark.parametrize("name", LABELS)
@@ -96,7 +100,7 @@ def test_labelling_leaves_the_networks_as_they_were(name: str) -> None:
     work = recipe.work(len(data.images))
     given = dict(zip(ctx.makers, networks, strict=True))
     list(ctx.fields.label.supply(data, work, recipe, 0, device=torch.device("cpu"), teachers=given))
-    assert labels.kind in ("classes", "logits", "teachers")
+    assert labels.kind == ctx.fields.label.kind
     for network, state in zip(networks, before, strict=True):
         assert all(torch.equal(state[key], value) for key, value in network.state_dict().items())
         assert not any(module.training for module in network.modules())

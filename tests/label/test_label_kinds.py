@@ -17,7 +17,7 @@ from datastill.engine import distil
 from datastill.errors import DatastillError
 from datastill.fields import Content, Expanded, Items, Label, Labels, Pictures
 from datastill.label import Dynamic, Hard, Static
-from datastill.label.static import mean_logits
+from datastill.label.static import combined, mean_logits
 from datastill.recipe import TrainRecipe, choice
 from datastill.runtime.progress import Reporter
 from datastill.training.losses import soft_kl
@@ -173,6 +173,34 @@ def test_dynamic_labels_answer_on_the_very_pixels_of_the_batch() -> None:
     data = expanded(Labels("teachers", None, ("first", "second")))
     for batch in supplied(Dynamic(), data, replace(MIXED, crop=2, flip=True), given):
         torch.testing.assert_close(batch.target, (given["first"](batch.x) + given["second"](batch.x)) / 2)
+
+
+def test_logits_of_equal_norms_keep_their_directions_and_have_the_mean_norm() -> None:
+    one, two, three = (torch.randn(5, 4, generator=torch.Generator().manual_seed(i)) for i in range(3))
+    plain = combined([one, two, three], "norm_mean")
+    norms = torch.stack([x.norm() for x in (one, two, three)])
+    torch.testing.assert_close(plain, norms.mean() * sum(x / x.norm() for x in (one, two, three)) / 3)
+    louder = combined([one, 10 * two, three], "norm_mean")
+    factor = (norms.sum() + 9 * norms[1]) / norms.sum()
+    torch.testing.assert_close(louder, plain * factor)
+    torch.testing.assert_close(combined([one], "norm_mean"), one)
+    assert torch.equal(combined([one, two, three]), (one + two + three) / 3)
+    assert combined([one, torch.zeros(5, 4)], "norm_mean").isfinite().all()
+
+
+def test_static_labels_take_norms_over_the_set_and_dynamic_ones_over_the_batch() -> None:
+    given: Any = {"first": Affine(0), "second": Says(10.0, -20.0, 5.0, 0.0)}
+    ctx = tiny.context(given=given, label=choice("static", combine="norm_mean", codec={"kind": "fp32"}))
+    x = images()
+    answers = [network(x.float() / 255) for network in given.values()]
+    labels = ctx.fields.label.make(x, ctx, content())
+    assert labels.values is not None
+    torch.testing.assert_close(labels.values, combined(answers, "norm_mean"))
+    assert not torch.allclose(labels.values, combined(answers))
+    data = expanded(Labels("teachers", None, ("first", "second")))
+    for batch in supplied(Dynamic(combine="norm_mean"), data, replace(MIXED, crop=2, flip=True), given):
+        answers = [network(batch.x) for network in given.values()]
+        torch.testing.assert_close(batch.target, combined(answers, "norm_mean"))
 
 
 @pytest.mark.parametrize("render", ["uint8", "float"])

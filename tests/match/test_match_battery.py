@@ -132,9 +132,7 @@ def test_none_learns_nothing() -> None:
     assert torch.equal(ctx.fields.store.expand(sealed), naturals)
 
 
-@pytest.mark.parametrize(
-    ("name", "lacks"), [("statistics", "class-balanced sets and gradients"), ("noise", "gradients")]
-)
+@pytest.mark.parametrize(("name", "lacks"), [("statistics", "gradients and sets"), ("noise", "compensators")])
 def test_what_needs_compensators_is_refused_with_a_store_that_has_none(name: str, lacks: str) -> None:
     with pytest.raises(DatastillError, match=f"match '{name}' needs {lacks}, which no other choice here provides"):
         tiny.context(given={}, store=choice("pixels"), match=tiny.chosen("match", name))

@@ -29,16 +29,10 @@ from reference.comparing import STUDENT, asked, compared, count_students, withou
 
 PAPERS = (Paper("tiny", 4, STUDENT, "S", 51.5, 0.4, "Table 7"), Paper("tiny", 5, STUDENT, "S", 61.5, 0.4, "Table 7"),
           Paper("digits", 4, STUDENT, "S", 71.5, 0.4, "Table 8"))  # fmt: skip
-HARD = {"random_hard", "herding_hard", "infer_hard", "random/equal_bytes_hard", "infer/equal_bytes_hard", "whole"}
-SOFT = {
-    "random",
-    "herding",
-    "infer",
-    "infer/natural_only",
-    "infer/noise",
-    "infer/equal_bytes_soft",
-    "infer/other_steps",
-}
+HARD = {"random_hard", "herding_hard", "infer_hard", "random/equal_bytes_hard", "infer/equal_bytes_hard",
+        "infer/coded_hard", "whole"}  # fmt: skip
+SOFT = {"random", "herding", "infer", "infer/natural_only", "infer/noise", "infer/equal_bytes_soft",
+        "infer/other_steps"}  # fmt: skip
 PLAIN = {"random@plain", "herding@plain", "infer@plain"}
 Found = dict[str, Any]
 
@@ -73,7 +67,7 @@ def test_rows_are_in_the_order_of_columns_and_methods(found: Found) -> None:
     assert [row["column"] for row in rows] == ["H"] * len(HARD) + ["S"] * len(SOFT | PLAIN)
     assert [row["arm"] for row in rows if row["role"] == "method"] == ["random", "herding", "infer"]
     assert [row["arm"] for row in rows if row["role"] == "hard"] == ["random_hard", "herding_hard", "infer_hard"]
-    assert Counter(row["role"] for row in rows) == {"method": 3, "hard": 3, "control": 6, "whole": 1, "plain": 3}
+    assert Counter(row["role"] for row in rows) == {"method": 3, "hard": 3, "control": 7, "whole": 1, "plain": 3}
 
 
 def test_every_method_has_a_row_with_hard_labels_on_its_very_images(found: Found) -> None:
@@ -117,7 +111,7 @@ def test_every_control_stands_beside_its_method(found: Found) -> None:
 
 def test_equal_bytes_are_at_most_those_of_the_method_beside_which_they_stand(found: Found) -> None:
     rows = by_arm(found)
-    for name in ("random/equal_bytes_hard", "infer/equal_bytes_hard", "infer/equal_bytes_soft"):
+    for name in ("random/equal_bytes_hard", "infer/equal_bytes_hard", "infer/equal_bytes_soft", "infer/coded_hard"):
         assert rows[name]["bytes"]["total"] <= rows[rows[name]["method"]]["bytes"]["total"]
 
 

@@ -259,3 +259,16 @@ def test_labels_of_views_are_refused_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(DatastillError, match="the views that this set's labels belong to are named by the numbers of"):
         continual(made, tiny.dataset(), run=tmp_path / "run", seeds=1, **HOW)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_memory_keeps_the_labels_of_the_boxes_of_its_items() -> None:
+    made = tiny.distilled(None, match=choice("none"), label=choice("dense", grid=3))
+    whole, part = made.expand(), restricted(feed_of(made), (1, 3)).expanded
+    assert whole.labels.values is not None
+    assert part.labels.values is not None
+    kept = torch.isin(whole.cls, torch.tensor([1, 3]))
+    each = whole.labels.values.view(len(whole.cls), 10, 4)[kept][:, :, [1, 3]]
+    assert torch.equal(part.labels.values, each.flatten(0, 1))
+    assert part.labels.views == whole.labels.views
+    for batch in _batches(feed_of(made), (1, 3)):
+        assert batch.target.shape == (16, 2)

@@ -197,6 +197,40 @@ def test_a_row_with_hard_labels_has_no_teachers_and_no_bytes_of_labels(root: Pat
     assert row["top1"]["std"] is None
 
 
+@pytest.mark.parametrize(
+    ("settings", "seen", "column"),
+    [
+        ({}, 16, "S"),
+        ({"views": "flat"}, 8, "S"),
+        ({"weight": 0.0}, 8, "S"),
+        ({"own": "hard", "local": "hard"}, 16, "H"),
+    ],
+)
+def test_a_row_says_how_many_pictures_a_step_had(
+    settings: dict[str, Any], seen: int, column: str, root: Path, tmp_path: Path
+) -> None:
+    dense = choice("dense", grid=3, **settings)
+    made = tiny.distilled(tmp_path / "set", label=dense, match=choice("none"))
+    teachers = Teachers(tiny.dataset(), scored_on(tiny.dataset(), "test", 0, 0), tiny.device(), Reporter())
+    row = make_row(Arm("dense", "dense", made), STUDENT, results(tmp_path, [10.0], [[1.0] * 4]), 4, "test", teachers)
+    assert (row["batch"], row["seen_per_step"], row["same_work"], row["column"]) == (8, seen, True, column)
+    assert (row["teacher_top1"] is None) == (column == "H")
+
+
+def test_dense_labels_stand_beside_no_other_labels_of_their_column(own: Arm) -> None:
+    recipe = own.distilled.recipe.plain()
+    rows: list[dict[str, Any]] = []
+    for label in ({"kind": "static"}, {"kind": "dense"}, {"kind": "dense", "codec": {"kind": "int4"}}):
+        for random in (True, False):
+            top1 = {"per_seed": [10.0, 11.0, 12.0]}
+            rows.append({"recipe": recipe | {"label": label}, "column": "S", "ipc": 1, "student": "a", "role": "method",
+                         "random": random, "top1": top1, "arm": str(label)})  # fmt: skip
+    rows[1]["top1"] = {"per_seed": [11.0, 12.0, 13.0]}
+    rows[3]["top1"] = rows[5]["top1"] = {"per_seed": [13.0, 14.0, 15.0]}
+    put_against_random(rows)
+    assert [row["against_random"] and row["against_random"]["mean"] for row in rows] == [None, 1.0, None, 3.0, 0.0, 3.0]
+
+
 def test_the_seconds_of_a_set_leave_out_networks_and_are_unknown_where_nobody_timed(own: Arm, tmp_path: Path) -> None:
     write_json(tmp_path / "run.json", {"seconds": {"train first (convnet)": 50.0, "distil": 2.0, "features of a": 1.5}})
     assert measured._set_seconds(tmp_path) == 3.5

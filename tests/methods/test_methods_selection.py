@@ -36,7 +36,8 @@ def test_a_rule_has_the_networks_and_the_student_of_infer(rule: str, info: Datas
 
 
 def test_every_registered_rule_is_a_method() -> None:
-    assert sorted(RULES) == sorted(registered("select"))
+    # bilp prunes in front of any method; where it prunes nothing, it is random.
+    assert sorted([*RULES, "bilp"]) == sorted(registered("select"))
 
 
 @pytest.mark.parametrize("rule", RULES)

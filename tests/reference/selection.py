@@ -103,3 +103,28 @@ def dynamics(
             off = p.square().sum(1) - truth.square() + (truth - 1).square()
             norms = off.sqrt()
     return torch.stack(losses).mean(0), norms, forgetting(rows, right, len(labels))
+
+
+def utilities(
+    held: Sequence[Sequence[bool]], accuracy: Sequence[Sequence[float]], classes: Sequence[int], first: Sequence[bool]
+) -> list[float]:
+    """Return what each image is worth: accuracies of its class where a student had it, less those of its half, plus
+    the mean of the class; trial t draws from the first half where t is even."""
+    found = []
+    for i, k in enumerate(classes):
+        every = [row[k] for row in accuracy]
+        own = [row[k] for t, row in enumerate(accuracy) if (t % 2 == 0) == first[i]]
+        having = [row[k] for t, row in enumerate(accuracy) if held[t][i]]
+        mean = sum(every) / len(every)
+        found.append(mean + sum(having) / len(having) - sum(own) / len(own) if having else mean)
+    return found
+
+
+def pruned(scores: Sequence[float], classes: Sequence[int] | None, keep: float, *, released: bool = False) -> list[int]:
+    """Return which images stay, in order: of each class (or of all) those with the smallest scores, ties by index."""
+    stay = []
+    for k in sorted(set(classes)) if classes else [None]:
+        mine = sorted((score, i) for i, score in enumerate(scores) if not classes or classes[i] == k)
+        count = len(mine) - math.floor((1 - keep) * len(mine)) if released else max(1, round(keep * len(mine)))
+        stay += [i for _, i in mine[:count]]
+    return sorted(stay)

@@ -125,7 +125,11 @@ class GivenBank(Bank):
 
 
 # What a registered choice needs to be told where it has no default for it.
-NEEDED: dict[tuple[str, str], dict[str, Any]] = {("match", "noise"): {"norms": [1.0, 2.0, 3.0, 4.0]}}
+NEEDED: dict[tuple[str, str], dict[str, Any]] = {
+    ("label", "dense"): {"grid": 3},
+    ("match", "noise"): {"norms": [1.0, 2.0, 3.0, 4.0]},
+    ("store", "crops"): {"order": "random"},  # asks no network
+}
 
 
 def chosen(room: str, name: str, **settings: Any) -> Choice:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from datastill.recipe import DatasetInfo, NetworkRecipe, TrainRecipe
 from datastill.runtime.device import Device
-from datastill.runtime.files import load_arrays
+from datastill.runtime.files import digest_of, load_arrays
 from datastill.runtime.progress import Reporter
 from datastill.runtime.seeds import derive
 from datastill.training import dynamics as module
@@ -82,6 +82,20 @@ def test_scores_are_those_of_a_plain_replay(noisy: Data, cpu: Device, tmp_path: 
     assert 0.0 in events
     assert found.curve.shape == (2, 8)
     assert found.curve.mean() == pytest.approx(float(found.loss.mean()))
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_the_loss_of_the_last_epochs_is_asked_for_and_addressed_by_itself(
+    noisy: Data, cpu: Device, tmp_path: Path
+) -> None:
+    def found(**changes: Any) -> Scores:
+        return score(scoring(runs=1, **changes), lambda: noisy, device=cpu, reporter=Reporter(), root=tmp_path)
+
+    whole, last = found(epochs=4), found(epochs=4, last=2)
+    torch.testing.assert_close(last.loss.mean(), whole.curve[0, 2:].mean())
+    assert torch.equal(last.curve, whole.curve)
+    assert scoring(last=2).key != scoring().key
+    assert scoring().key == digest_of([module.VERSION, [training.key for training in scoring().trainings]])
 
 
 def test_a_batch_larger_than_the_set_holds_its_rows_several_times(noisy: Data, cpu: Device, tmp_path: Path) -> None:

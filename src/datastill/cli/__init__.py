@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 
-from datastill.cli import ablation, distil, measure, proxy, tell
+from datastill.cli import ablation, distil, measure, proxy, pruning, tell
 from datastill.cli.common import app, console
 from datastill.errors import DatastillError
 from datastill.runtime.versions import VERSION
 
 # Importing the modules of commands is what adds the commands.
-__all__ = ["ablation", "app", "distil", "main", "measure", "proxy", "tell"]
+__all__ = ["ablation", "app", "distil", "main", "measure", "proxy", "pruning", "tell"]
 
 
 @app.callback(invoke_without_command=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,22 +21,45 @@ from datastill.training.bank import Training
 from datastill.training.predict import predict
 from datastill.training.supply import Batch, Data, supply
 
+Combine = Literal["mean", "norm_mean"]
+COMBINE = "the mean of the networks' logits, or of what they are once every network's share has the same norm"
 
-def mean_logits(images: Tensor, ctx: Context) -> Tensor:
+
+def combined(answers: Iterable[Tensor], combine: Combine = "mean") -> Tensor:
+    """Return the mean of several networks' logits, float[N, K] each.
+
+    "norm_mean" brings every matrix to the mean of their Frobenius norms first, so that a network whose logits are
+    larger does not say more (G-VBSM, arXiv 2311.17950).
+    """
+    total: Tensor | None = None
+    norms, count = torch.zeros(()), 0
+    for logits in answers:
+        if combine == "norm_mean":
+            norm = torch.linalg.vector_norm(logits)
+            norms, logits = norms.to(norm) + norm, logits / norm.clamp(min=torch.finfo(logits.dtype).tiny)
+        total, count = logits if total is None else total + logits, count + 1
+    assert total is not None, "checked: the table of networks is not empty"
+    return total / count if combine == "mean" else total / count * (norms / count)
+
+
+def mean_logits(images: Tensor, ctx: Context, combine: Combine = "mean") -> Tensor:
     """Return float32[N, K]: the mean over the table's networks of their logits, each in evaluation mode."""
     networks = [ctx.network(name) for name in ctx.makers]  # before the phase: they may have to be trained first
     with ctx.reporter.phase("label", len(networks)) as phase:
-        return _mean(networks, images, ctx, phase)
+        return mean_of(networks, images, ctx, phase, combine)
 
 
-def _mean(networks: Sequence[Network], images: Tensor, ctx: Context, phase: Phase) -> Tensor:
-    total: Tensor | None = None
-    for network in networks:
-        logits = predict(network, images, device=ctx.device.torch)
-        total = logits if total is None else total + logits
-        phase.advance()
-    assert total is not None, "checked: the table of networks is not empty"
-    return total / len(networks)
+def mean_of(
+    networks: Sequence[Network], images: Tensor, ctx: Context, phase: Phase, combine: Combine = "mean"
+) -> Tensor:
+    """Return float32[N, K]: the mean of what these networks say; `phase` advances by one for each."""
+
+    def answers() -> Iterator[Tensor]:
+        for network in networks:
+            yield predict(network, images, device=ctx.device.torch)
+            phase.advance()
+
+    return combined(answers(), combine)
 
 
 def deal(real: Real, folds: int, seed: int) -> Tensor:
@@ -74,7 +98,7 @@ def without_fold(training: Training, real: Real, dealt: Tensor, fold: int) -> tu
     return replace(training, name=name, data_key=real.key_of(rows)), lambda: real.data(rows)
 
 
-def cross_fitted(images: Tensor, ctx: Context, content: Content, folds: int) -> Tensor:
+def cross_fitted(images: Tensor, ctx: Context, content: Content, folds: int, combine: Combine = "mean") -> Tensor:
     """Return float32[N, K]: for each item the mean logits of the networks that did not see its real picture.
 
     Every network of the table is trained once per fold of the allowed train rows, on all other folds. Items that share
@@ -92,7 +116,7 @@ def cross_fitted(images: Tensor, ctx: Context, content: Content, folds: int) -> 
     with ctx.reporter.phase("label", len(networks) * len(ctx.makers)) as phase:
         for unseen, answering in networks.items():
             items = (fold == unseen).nonzero().flatten()
-            logits[items] = _mean(answering, images[items], ctx, phase)
+            logits[items] = mean_of(answering, images[items], ctx, phase, combine)
     return logits
 
 
@@ -135,6 +159,7 @@ class Static(Label):
     folds: int = setting(
         1, low=1, high=10, help="above 1: networks are trained anew without each fold, and label the items of that fold"
     )
+    combine: Combine = setting("mean", help=COMBINE)
     shuffled: bool = setting(False, help="control: labels change places among the items of each class")
 
     column = "S"
@@ -148,7 +173,10 @@ class Static(Label):
 
         Raises: DatastillError, with folds, for items that come from no training image that is known.
         """
-        logits = mean_logits(images, ctx) if self.folds == 1 else cross_fitted(images, ctx, content, self.folds)
+        if self.folds == 1:
+            logits = mean_logits(images, ctx, self.combine)
+        else:
+            logits = cross_fitted(images, ctx, content, self.folds, self.combine)
         return Labels.coded(logits[_dealt_anew(content.items.cls, ctx)] if self.shuffled else logits, self.codec)
 
     def supply(

@@ -105,7 +105,7 @@ class Views(Label):
         Crops and flips of `recipe` are not drawn; its cutout is, for a label does not know of it.
         """
         views = data.labels.views
-        if views is None:
+        if not isinstance(views, SeededViews):
             return Static(codec=self.codec).supply(data, work, recipe, seed, device=device, start=start)
         assert data.labels.values is not None, "labels of views come with values"
         made = Data(data.images, data.cls, data.labels.values.float(), "logits").to(device)

@@ -3,5 +3,6 @@
 from datastill.match.noise import Noise
 from datastill.match.none import None_
 from datastill.match.statistics import Statistics
+from datastill.match.various import Various
 
-__all__ = ["Noise", "None_", "Statistics"]
+__all__ = ["Noise", "None_", "Statistics", "Various"]

@@ -25,7 +25,7 @@ class Noise(Match):
 
     norms: tuple[float, ...]
 
-    requires = frozenset({"gradients"})
+    requires = frozenset({"compensators"})
 
     @property
     def total_rounds(self) -> int:

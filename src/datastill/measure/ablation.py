@@ -365,7 +365,7 @@ def _unlearned(recipe: Recipe) -> Recipe:
     """Return a recipe whose sets weigh as much and are made at once: what is learned takes its bytes from the start."""
     if "sets" not in recipe.store.settings:
         return recipe
-    return replace(recipe, match=choice(recipe.match.kind, **(recipe.match.settings | {"rounds": 1})))
+    return replace(recipe, match=choice(recipe.match.kind, **(dict(recipe.match.settings) | {"rounds": 1})))
 
 
 def _rendered(base: Recipe, recipe: Recipe) -> Any:

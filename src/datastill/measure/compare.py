@@ -15,6 +15,7 @@ from datastill.measure.evaluate import RESULTS
 from datastill.measure.rows import (
     SCHEMA,
     Bench,
+    label_kind,
     make_row,
     paired,
     put_against_random,
@@ -288,8 +289,10 @@ def _add_controls(run: _Run, ipc: int, maker: ArmMaker, arms: list[Arm], protoco
 
 def _labelled_alike(one: Arm, other: Arm) -> bool:
     """Whether students of two arms are told the same kind of labels, of the same networks where they are soft."""
-    networks = [arm.distilled.recipe.networks for arm in (one, other)]
-    return one.column == other.column and (one.column == "H" or networks[0] == networks[1])
+    recipes = [arm.distilled.recipe for arm in (one, other)]
+    told = [label_kind(recipe.label.plain()) for recipe in recipes]
+    same = one.column == "H" or recipes[0].networks == recipes[1].networks
+    return one.column == other.column and told[0] == told[1] and same
 
 
 def _prefixed(name: str, control: str) -> str:

@@ -124,9 +124,10 @@ def make_row(
         "steps": own_steps(arm, steps),
         "same_work": arm.scale == 1.0,
         "batch": found[0]["batch"],
+        "seen_per_step": found[0]["batch"] * arm.distilled.fields.label.pictures_per_item,
         "bytes": ledger,
         "label_bytes": ledger["labels"],
-        "teacher_top1": teachers.together(recipe) if _told_by_networks(recipe) else None,
+        "teacher_top1": teachers.together(recipe) if arm.column != "H" and _told_by_networks(recipe) else None,
         "set_seconds": _set_seconds(folder),
         "seeds": list(range(len(files))),
         "top1": {"per_seed": list(top1.per_seed), "mean": top1.mean, "std": top1.std, "n": top1.n},
@@ -183,15 +184,20 @@ def put_against_random(rows: Iterable[dict[str, Any]]) -> None:
 
 def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
     # Soft labels are the same kind only if the same networks gave them, in the same way.
-    label = {name: value for name, value in row["recipe"]["label"].items() if name != "codec"}
-    told = None if row["column"] == "H" else digest_of([row["recipe"]["networks"], label])
+    label, networks = label_kind(row["recipe"]["label"]), row["recipe"]["networks"]
+    told = digest_of([label] if row["column"] == "H" else [networks, label])
     return row["ipc"], row["student"], row["column"], told
 
 
+def label_kind(label: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what decides the kind of a recipe's labels, as plain data: all settings but how they are stored."""
+    return {name: value for name, value in label.items() if name != "codec"}
+
+
 def _told_by_networks(recipe: Recipe) -> bool:
-    """Whether the labels are what the recipe's networks say: hard, cross-fitted and shuffled ones are not."""
+    """Whether soft labels are what the recipe's networks say: cross-fitted and shuffled ones are not."""
     settings = recipe.label.settings
-    return recipe.label.kind != "hard" and settings.get("folds", 1) == 1 and not settings.get("shuffled", False)
+    return settings.get("folds", 1) == 1 and not settings.get("shuffled", False)
 
 
 def _set_seconds(folder: Path) -> float | None:

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from datastill.errors import DatastillError
+from datastill.measure.rows import label_kind
 from datastill.measure.stats import Summary
 
 PLAIN = "@plain"  # ends the name of an arm that is trained without any augmentation or mixing
@@ -149,8 +150,9 @@ def _ingredients(own: Row, augmented: Sequence[Row], plain: Sequence[Row]) -> di
 
 def labelled_alike(one: Row, other: Row) -> bool:
     """Whether the students of two rows are told the same kind of labels, of the same networks where these are soft."""
-    networks = [row["recipe"]["networks"] for row in (one, other) if row["column"] != "H"]
-    return bool(one["column"] == other["column"]) and networks[:1] == networks[1:]
+    soft = [row["recipe"] for row in (one, other) if row["column"] != "H"]
+    told = [(recipe["networks"], label_kind(recipe.get("label", {}))) for recipe in soft]
+    return bool(one["column"] == other["column"]) and told[:1] == told[1:]
 
 
 def _first(rows: Iterable[Row]) -> Row | None:

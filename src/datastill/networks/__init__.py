@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datastill.networks import convnet, efficientnet, mobilenet, resnet, shufflenet, vit
+from datastill.networks import convnet, efficientnet, mobilenet, resnet, shufflenet, vit, wideresnet
 from datastill.networks.body import Body, Network, Shape
 from datastill.networks.registry import create_network, list_networks, network, sketch
 from datastill.networks.space import Space
@@ -23,4 +23,5 @@ __all__ = [
     "shufflenet",
     "sketch",
     "vit",
+    "wideresnet",
 ]

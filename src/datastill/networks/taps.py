@@ -187,15 +187,46 @@ class _NormAndMoments(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor | None, dmean: Tensor | None, dvar: Tensor | None) -> tuple[Tensor | None, ...]:
         h, mean, scale, *rectified = ctx.saved_tensors
-        dh = None
-        if dmean is not None or dvar is not None:
-            per_value = len(mean) * h.shape[1] / h.numel()
-            slope = torch.zeros_like(mean) if dvar is None else dvar * (2 * per_value)
-            offset = torch.zeros_like(mean) if dmean is None else dmean * per_value
-            dh = _affine(h, slope, mean, offset)
+        dh = _moments_backward(h, mean, dmean, dvar)
         if dy is not None:
             dh = _add_scaled(dh, _unpool(dy, rectified[0]) if rectified else dy, scale)
         return dh, None, None, None, None, None, None, None
+
+
+def group_moments(h: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Return mean and biased variance of each group and channel, (G, C) each, differentiable and in one formula.
+
+    Args:
+        h: float[N, C, H, W]; the images of a group are neighbours.
+        groups: G, a divisor of N.
+    """
+    found: tuple[Tensor, Tensor] = _GroupMoments.apply(h, groups)
+    return found
+
+
+class _GroupMoments(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+        h = h.contiguous(memory_format=torch.channels_last)
+        mean, var = _moments(h, groups, torch.float64 if h.dtype == torch.float64 else torch.float32)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(h, mean)
+        return mean, var
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dmean: Tensor | None, dvar: Tensor | None) -> tuple[Tensor | None, None]:
+        h, mean = ctx.saved_tensors
+        return _moments_backward(h, mean, dmean, dvar), None
+
+
+def _moments_backward(h: Tensor, mean: Tensor, dmean: Tensor | None, dvar: Tensor | None) -> Tensor | None:
+    if dmean is None and dvar is None:
+        return None
+    per_value = len(mean) * h.shape[1] / h.numel()
+    slope = torch.zeros_like(mean) if dvar is None else dvar * (2 * per_value)
+    offset = torch.zeros_like(mean) if dmean is None else dmean * per_value
+    return _affine(h, slope, mean, offset)
 
 
 def _unpool(dy: Tensor, y: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from datastill.measure.stats import FEWEST, Difference
 from datastill.report import ablation_rows as read
 from datastill.report import words
 from datastill.report.page import rendered, whole
-from datastill.report.parts import BYTE_KINDS, REPORT, networks
+from datastill.report.parts import REPORT, byte_kinds, networks
 from datastill.report.plots import COLOURS, FAINT, INK, MARKERS, OTHERS, STYLE, Mark, Plot, svg_of
 from datastill.report.rows import caption_of, real_lines
 from datastill.runtime.files import read_json, write_bytes
@@ -101,7 +101,7 @@ def render(results: Mapping[str, Any]) -> str:
         recipe=yaml.safe_dump(best["recipe"] | {"student": best["trained"]}, sort_keys=False),
         networks=networks(results),
         shipping=words.SHIPPING,
-        kinds=BYTE_KINDS,
+        kinds=byte_kinds(rows),
         arms=rows,
         real=real_lines(results),
         times=words.times({**results, "rows": rows}),

@@ -14,7 +14,7 @@ from datastill.report import rows as read
 from datastill.report.accuracy_plots import against_ipc, by_arm, marks_of
 from datastill.report.compared import WHOLE
 from datastill.report.page import rendered, write_page
-from datastill.report.parts import BYTE_KINDS, byte_bars, networks, span_of
+from datastill.report.parts import byte_bars, byte_kinds, networks, span_of
 from datastill.report.plots import Plot, teacher_curves
 
 KIND = "comparison"
@@ -82,7 +82,7 @@ def render(results: Mapping[str, Any]) -> str:
         shipping=words.SHIPPING,
         networks=networks(results),
         network_curves=teacher_curves(results),
-        kinds=BYTE_KINDS,
+        kinds=byte_kinds(results["rows"]),
         real=read.real_lines(results),
         recipe=yaml.safe_dump(results["protocol"]["student"], sort_keys=False),
         times=words.times(results),

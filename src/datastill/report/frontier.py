@@ -22,7 +22,7 @@ from datastill.report.frontier_rows import (
     label_words,
 )
 from datastill.report.page import rendered, write_page
-from datastill.report.parts import BYTE_KINDS
+from datastill.report.parts import byte_kinds
 from datastill.report.plots import Plot, teacher_curves
 
 KIND = "frontier"
@@ -83,7 +83,7 @@ def render(results: Mapping[str, Any]) -> str:
         meanings=words.what_numbers_mean("A difference"),
         columns=words.COLUMNS,
         network_curves=teacher_curves(results),
-        kinds=BYTE_KINDS,
+        kinds=byte_kinds(read.arms(results)),
         real=read.real_lines(results),
         recipe=yaml.safe_dump(results["protocol"]["student"], sort_keys=False),
         times=words.times(results),

@@ -14,7 +14,7 @@ from datastill.recipe import method
 from datastill.report import rows as read
 from datastill.report import words
 from datastill.report.page import rendered, whole
-from datastill.report.parts import BYTE_KINDS, REPORT, TONES, byte_bars, networks, span_of
+from datastill.report.parts import REPORT, TONES, byte_bars, byte_kinds, networks, span_of
 from datastill.report.pictures import Grid, chosen_classes, class_grid
 from datastill.report.plots import Plot, curves, embedding, teacher_curves
 from datastill.runtime.files import read_json, write_bytes
@@ -77,7 +77,7 @@ def render(results: Mapping[str, Any], distilled: DistilledDataset) -> str:
         shipping=words.SHIPPING,
         teachers=networks(results),
         teacher_curves=teacher_curves(results),
-        kinds=BYTE_KINDS,
+        kinds=byte_kinds(read.arms(results)),
         bars=byte_bars([(row["arm"], row["bytes"]) for row in read.arms(results)], read.real_lines(results)),
         arms=read.arms(results),
         real=read.real_lines(results),

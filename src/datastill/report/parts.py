@@ -12,7 +12,7 @@ from datastill.report.plots import COLOURS
 
 REPORT = "report.html"
 TONES = {"better": "good", "worse": "bad", "none": "bad", "unproven": "open"}  # not to beat a control is bad news
-BYTE_KINDS = tuple(zip(words.KINDS, COLOURS, strict=True))
+BYTE_KINDS = tuple(zip((*words.KINDS, words.LEARNED), (*COLOURS, "#997700"), strict=True))
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,15 @@ def byte_bars(
     ]
 
 
+def byte_kinds(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Return (kind, colour) of what the bytes of these rows are for."""
+    there = words.byte_kinds(rows)
+    return [(kind, colour) for kind, colour in BYTE_KINDS if kind in there]
+
+
 def _bar(label: str, ledger: Mapping[str, int], longest: int) -> Bar:
     parts = tuple(
-        (kind, ledger[kind], 100 * ledger[kind] / longest, colour) for kind, colour in BYTE_KINDS if ledger[kind]
+        (kind, ledger[kind], 100 * ledger[kind] / longest, colour) for kind, colour in BYTE_KINDS if ledger.get(kind)
     )
     return Bar(label, ledger["total"], parts)
 

@@ -127,7 +127,7 @@ def _picture(x: Tensor, alt: str) -> Picture:
     if side > LARGEST:
         size = tuple(max(1, round(n * LARGEST / side)) for n in x.shape[1:])
         x = functional.interpolate(x[None], size, mode="bilinear", antialias=True)[0].clamp(0.0, 1.0)
-    data = encode_picture((x * 255.0).round().to(torch.uint8).numpy(), "png")
+    data = encode_picture((x.clamp(0.0, 1.0) * 255.0).round().to(torch.uint8).numpy(), "png")
     return Picture("data:image/png;base64," + base64.b64encode(data).decode(), alt)
 
 

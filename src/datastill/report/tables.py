@@ -79,9 +79,10 @@ def teachers_table(results: Mapping[str, Any]) -> str:
 
 def bytes_table(results: Mapping[str, Any]) -> str:
     """Return the exact bytes of every arm by what they are for, beside the real training images."""
-    kinds = (*words.KINDS, "total")
-    cells = [[code(row["arm"]), *(f"{row['bytes'][kind]:,}" for kind in kinds)] for row in read.arms(results)]
-    blank = [""] * len(words.KINDS)
+    arms = read.arms(results)
+    kinds = (*words.byte_kinds(arms), "total")
+    cells = [[code(row["arm"]), *(f"{row['bytes'].get(kind, 0):,}" for kind in kinds)] for row in arms]
+    blank = [""] * (len(kinds) - 1)
     cells += [[says, *blank, f"{count:,}"] for says, count in read.real_lines(results)]
     return markdown_table(["arm", *kinds], cells)
 

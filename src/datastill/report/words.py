@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from datastill.measure.stats import FEWEST, LEVEL, Summary
@@ -20,6 +20,7 @@ VERDICTS = {
     "unproven": f"unproven, n < {FEWEST}",
 }
 KINDS = ("natural images", "compensators", "labels", "items", "teachers", "metadata")
+LEARNED = "learned images"  # a kind of bytes that few sets have
 CODEC = "webp"  # the lossless codec that the real set is weighed under
 ENSEMBLE = "ensemble"
 MINUS = "\u2212"
@@ -38,6 +39,11 @@ def size(count: float) -> str:
         if count < 999.5 or unit == "TB":
             break
     return f"{count:.{0 if count >= 99.95 else 1 if count >= 9.995 else 2}f} {unit}"
+
+
+def byte_kinds(rows: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Return what the bytes of these rows are for: the kinds that every ledger has, and others that one of them has."""
+    return (*KINDS, LEARNED) if any(LEARNED in row["bytes"] for row in rows) else KINDS
 
 
 def share(part: float, whole: float) -> str:
@@ -140,6 +146,11 @@ def budget(results: Mapping[str, Any]) -> list[str]:
             f"beside them, without compensators: {counts['extra']:,}) and {counts['compensators']:,} compensators, "
             f"which all classes share, expand to {counts['items']:,} items, which is what a student sees."
         )
+    elif "learned" in counts:
+        said.append(f"{counts['learned']:,} images whose every pixel was learned are {counts['items']:,} items.")
+    elif "tiles" in counts:
+        said.append(f"Crops of {counts['natural']:,} real images, {counts['tiles']} to a picture, are "
+                    f"{counts['items']:,} items.")  # fmt: skip
     else:
         said.append(f"{counts['natural']:,} natural images are {counts['items']:,} items.")
     if "saturated_share" in counts:
@@ -165,6 +176,7 @@ def losses_before_and_after(results: Mapping[str, Any]) -> list[tuple[str, str, 
         (name, text, f"{forms[form]['cross-entropy']:.3f}", f"{forms[form]['statistics']:,.1f}")
         for name, forms in results["counts"].get("losses", {}).items()
         for form, text in FORMS.items()
+        if form in forms
     ]
 
 

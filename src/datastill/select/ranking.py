@@ -85,17 +85,21 @@ class ByScores(ByNetwork):
 
     def scores(self, ctx: Context) -> Scores:
         """Return the scores of all allowed rows, from the cache where they are."""
-        scoring = Scoring(ctx.training(self.asked(ctx)), self.epochs, self.runs, ctx.recipe.seed)
-        if (key := ("scores", scoring.key)) not in ctx.memo:
-            found = score(scoring, ctx.real.data, device=ctx.device, reporter=ctx.reporter)
-            if not found.learned(ctx.info.classes):
-                ctx.reporter.say(
-                    f"The scoring networks of select '{self.name}' have hardly learned, so their scores say little; "
-                    f"raise select.epochs above {self.epochs}."
-                )
-            ctx.memo[key] = found
-        made: Scores = ctx.memo[key]
-        return made
+        return scores_of(Scoring(ctx.training(self.asked(ctx)), self.epochs, self.runs, ctx.recipe.seed), ctx)
+
+
+def scores_of(scoring: Scoring, ctx: Context) -> Scores:
+    """Return the scores of all allowed rows, from the cache where they are; says so where they say little."""
+    if (key := ("scores", scoring.key)) not in ctx.memo:
+        found = score(scoring, ctx.real.data, device=ctx.device, reporter=ctx.reporter)
+        if not found.learned(ctx.info.classes):
+            ctx.reporter.say(
+                f"The scoring networks of select '{ctx.fields.select.name}' have hardly learned, so their scores say "
+                f"little; raise select.epochs above {scoring.epochs}."
+            )
+        ctx.memo[key] = found
+    made: Scores = ctx.memo[key]
+    return made
 
 
 def ranked(rows: Tensor, scores: Tensor, ctx: Context, *, largest: bool) -> Tensor:

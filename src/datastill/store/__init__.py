@@ -2,6 +2,8 @@
 
 from datastill.store.coded import Coded
 from datastill.store.compensated import Compensated
+from datastill.store.crops import Crops
 from datastill.store.pixels import Pixels
+from datastill.store.synthetic import Synthetic
 
-__all__ = ["Coded", "Compensated", "Pixels"]
+__all__ = ["Coded", "Compensated", "Crops", "Pixels", "Synthetic"]

@@ -109,7 +109,7 @@ class Compensated(Store):
     sets: int | None = setting(None, low=1, help="natural sets, in place of what ipc buys")
     extra: int = setting(0, low=0, help="more real images beside the sets, without compensators, spread over classes")
 
-    provides = frozenset({"gradients", "class-balanced sets"})
+    provides = frozenset({"gradients", "sets", "compensators"})
 
     def check(self, recipe: Recipe, info: DatasetInfo) -> list[str]:
         """Refuse no networks, an ipc that buys nothing, contradicting sizes, and a codec that cannot hold pictures."""
@@ -163,8 +163,8 @@ class Compensated(Store):
 
     def _refuse_small_classes(self, ctx: Context) -> None:
         """Refuse more sets than a class has images; where ipc decides their number, the selection says so."""
-        for k, name in enumerate(ctx.real.classes):
-            if self.sets is not None and (have := len(ctx.real.of_class(k))) < self.sets:
+        for name, have in zip(ctx.real.classes, ctx.fields.select.available(ctx), strict=True):
+            if self.sets is not None and have < self.sets:
                 raise DatastillError(
                     f"class '{name}' has {have} training images, but store 'compensated' was given sets={self.sets}; "
                     "give fewer sets, or leave the class out with --classes."
@@ -174,7 +174,7 @@ class Compensated(Store):
         """Return how many natural images stand beside the sets."""
         if self.leftover == "drop":
             return self.extra
-        return min(budget.leftover, sum(len(ctx.real.of_class(k)) > budget.sets for k in range(ctx.info.classes)))
+        return min(budget.leftover, sum(have > budget.sets for have in ctx.fields.select.available(ctx)))
 
     @staticmethod
     def _items(budget: Budget, classes: int, makers: int, pictures: Pictures) -> Items:

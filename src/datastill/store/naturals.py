@@ -19,7 +19,7 @@ def spread(total: int, ctx: Context, taken: int = 0) -> Tensor:
     What does not come out even goes, one each, to classes in a seeded order. Raises: DatastillError where there are
     fewer images than `total`.
     """
-    have = torch.tensor([max(0, len(ctx.real.of_class(k)) - taken) for k in range(ctx.info.classes)])
+    have = torch.tensor([max(0, count - taken) for count in ctx.fields.select.available(ctx)])
     if total > int(have.sum()):
         raise DatastillError(
             f"{total} images were asked for, but there are {int(have.sum())} to choose from; ask for fewer."

@@ -38,13 +38,14 @@ class Scoring:
     """R scoring networks as a value. Its key is the address of what they say.
 
     network: whose architecture, rows and precision count; its training recipe and its seed do not. epochs: E of each
-    run. seed: the R seeds are derived from it.
+    run. seed: the R seeds are derived from it. last: of how many last epochs the loss is the mean; None: of all.
     """
 
     network: Training
     epochs: int
     runs: int
     seed: int
+    last: int | None = None
 
     @property
     def trainings(self) -> list[Training]:
@@ -56,14 +57,15 @@ class Scoring:
     @property
     def key(self) -> str:
         """The hash of everything that decides the scores."""
-        return digest_of([VERSION, [training.key for training in self.trainings]])
+        return digest_of([VERSION, [training.key for training in self.trainings], *filter(None, [self.last])])
 
 
 @dataclass(frozen=True)
 class Scores:
     """What R networks say of each real training row, float64[N] in the order of the rows; larger is harder.
 
-    loss: cross-entropy in evaluation mode at the end of an epoch, mean over E and R (arXiv 2305.18381, section 3).
+    loss: cross-entropy in evaluation mode at the end of an epoch, mean over E (or the last of them) and R
+        (arXiv 2305.18381, section 3).
     el2n: norm of softmax minus one-hot at the end of the last epoch, mean over R of the norm (arXiv 2107.07075).
     forgetting: how often it went from right to wrong between its occurrences in training batches, mean over R; infinite
         where a run never had it right (arXiv 1812.05159).
@@ -103,12 +105,12 @@ def _measure(scoring: Scoring, data: Data, device: Device, reporter: Reporter) -
     work = trainings[0].recipe.training.work(len(data))
     label = f"score with {scoring.network.name} ({scoring.network.recipe.arch})"
     with reporter.phase(label, len(trainings) * work.steps) as phase:
-        found = [vars(_run(training, data, device, phase)) for training in trainings]
+        found = [vars(_run(training, data, device, phase, scoring.last)) for training in trainings]
     mean = {name: torch.stack([run[name] for run in found]).mean(0) for name in ("loss", "el2n", "forgetting")}
     return Scores(**mean, curve=torch.cat([run["curve"] for run in found]))
 
 
-def _run(training: Training, data: Data, device: Device, phase: Phase) -> Scores:
+def _run(training: Training, data: Data, device: Device, phase: Phase, last: int | None) -> Scores:
     """Train one scoring network and return what it alone says."""
     recipe = training.recipe.training
     work = recipe.work(len(data))
@@ -126,7 +128,7 @@ def _run(training: Training, data: Data, device: Device, phase: Phase) -> Scores
             losses.append(loss)
     rows = torch.cat([torch.from_numpy(batch_rows(work, learner.seed, step)) for step in range(work.steps)])
     return Scores(
-        loss=torch.stack(losses).mean(0),
+        loss=torch.stack(losses[-(last or len(losses)) :]).mean(0),
         el2n=norms,
         forgetting=forgetting_events(rows, right.flatten().cpu(), len(data)),
         curve=torch.stack(losses).mean(1)[None],

@@ -34,6 +34,9 @@ class Learner:
         self.network = network.to(device.torch).to(memory_format=torch.channels_last)
         self.recipe, self.work, self.seed, self.device = recipe, work, seed, device
         self.optimiser = make_optimiser(self.network, recipe)
+        if recipe.bn_momentum is not None:
+            for norm in _norms(self.network):
+                norm.momentum = recipe.bn_momentum
         self.losses = torch.zeros(work.steps, device=device.torch)
         self.step = 0
         self.draws = any(_draws(module) for module in network.modules())
@@ -71,8 +74,7 @@ class Learner:
             return
         for parameter, value in zip(self.network.parameters(), self.mean, strict=True):
             parameter.copy_(value)
-        norms = [m for m in self.network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        norms = [m for m in norms if m.track_running_stats]
+        norms = [m for m in _norms(self.network) if m.track_running_stats]
         if not norms:
             return
         momenta = [m.momentum for m in norms]
@@ -85,6 +87,11 @@ class Learner:
                 self.network(batch.x)
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
+
+
+def _norms(network: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    """Return every BatchNorm layer, in the order of the modules."""
+    return [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
 
 def _draws(module: nn.Module) -> bool:
@@ -116,7 +123,9 @@ def train(
         with torch_seeded(learner.seed, "dropout", learner.step) if learner.draws else nullcontext():
             with learner.device.autocast():
                 logits = forward(batch.x)
-            loss = training_loss(recipe, batch.kind, logits, batch.target, batch.mixed)
+            loss = training_loss(
+                recipe, batch.kind, logits, batch.target, batch.mixed, batch.weight, batch.mixed_weight
+            )
             if see:
                 see(batch, logits.detach())
             loss.backward()

@@ -30,8 +30,9 @@ def make_optimiser(network: nn.Module, recipe: TrainRecipe) -> torch.optim.Optim
 def learning_rate(recipe: TrainRecipe, work: Work, step: int) -> float:
     """Return the rate of optimiser step `step` (0-based) of `work.steps`.
 
-    Cosine to zero; with hold = "epoch" an epoch keeps the rate of its first step, which is the usual per-epoch
-    cosine where the steps are whole epochs.
+    Cosine to zero, or to lr * (1 + cos(pi / eta)) / 2 where eta is above 1 (half of lr at 2, RDED, arXiv 2312.03526);
+    with hold = "epoch" an epoch keeps the rate of its first step, which is the usual per-epoch cosine where the steps
+    are whole epochs.
     """
     at = step - step % work.epoch if recipe.hold == "epoch" else step
     warm = recipe.warmup * work.epoch
@@ -39,7 +40,7 @@ def learning_rate(recipe: TrainRecipe, work: Work, step: int) -> float:
         return recipe.lr * (0.01 + 0.99 * at / warm)
     if recipe.schedule == "constant":
         return recipe.lr
-    return 0.5 * recipe.lr * (1.0 + math.cos(math.pi * (at - warm) / max(work.steps - warm, 1)))
+    return 0.5 * recipe.lr * (1.0 + math.cos(math.pi * (at - warm) / (recipe.eta * max(work.steps - warm, 1))))
 
 
 def optimiser_arrays(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -40,6 +40,8 @@ class Batch:
     """What a training step eats: x float[B, C, H, W] pixels, target float[B, K], hard long[B], rows long[B].
 
     mixed: float[B, K], the classes mixed like the pictures, where a recipe weighs them beside soft labels.
+    weight: float[B], what the loss of each row counts, in a sum; None: the mean over B. mixed_weight: the same of the
+    cross-entropy with `mixed`; None: the recipe's weight of it times `weight`.
     """
 
     x: Tensor
@@ -48,6 +50,8 @@ class Batch:
     rows: Tensor
     kind: TargetKind
     mixed: Tensor | None = None
+    weight: Tensor | None = None
+    mixed_weight: Tensor | None = None
 
 
 @lru_cache(maxsize=4)
@@ -100,24 +104,41 @@ def supply(
     shape = (data.images.shape[1], data.images.shape[2], data.images.shape[3])
     device = data.images.device
     for step in range(start, work.steps):
-        order = batch_rows(work, seed, step)
-        rows = told = torch.from_numpy(order).to(device, non_blocking=True)
-        view = View.draw(rng(seed, "view", step), work.batch, shape, recipe)
+        order, view = draw_batch(work, shape, recipe, seed, step)
+        told = order
         if fixed is not None:
-            seen = torch.from_numpy(_views_seen(data, order, batch_visits(work, step)))
-            view, told = view.framed(fixed, seen), seen.to(device, non_blocking=True)
-        view = view.to(device)
-        x = view.mix(to_unit(view.apply(data.images[rows])))
-        x = x.contiguous(memory_format=torch.channels_last)
+            told = _views_seen(data, order, batch_visits(work, step))
+            view = view.framed(fixed, torch.from_numpy(told))
+        rows, view, x = see(data, order, view)
         if teach is not None:
             target = teach(x)
         else:
             assert data.targets is not None, "data without targets need a teacher"
-            target = view.blend(data.targets[told])
-        classes, mixed = data.classes[rows], None
-        if recipe.hard_weight and data.kind == "logits":
-            mixed = view.blend(one_hot(classes, target.shape[1]))
-        yield Batch(x, target, classes, rows, data.kind, mixed)
+            target = view.blend(data.targets[torch.from_numpy(told).to(device, non_blocking=True)])
+        yield told_batch(data, rows, view, x, target, recipe)
+
+
+def draw_batch(
+    work: Work, shape: tuple[int, int, int], recipe: TrainRecipe, seed: int, step: int
+) -> tuple[np.ndarray, View]:
+    """Return the rows and the view of a step: all that is drawn for a batch of pictures of `shape` (C, H, W)."""
+    return batch_rows(work, seed, step), View.draw(rng(seed, "view", step), work.batch, shape, recipe)
+
+
+def see(data: Data, order: np.ndarray, view: View) -> tuple[Tensor, View, Tensor]:
+    """Return rows long[B] and their view on the data's device, and the pixels float[B, C, H, W] that they give."""
+    device = data.images.device
+    rows, view = torch.from_numpy(order).to(device, non_blocking=True), view.to(device)
+    x = view.mix(to_unit(view.apply(data.images[rows])))
+    return rows, view, x.contiguous(memory_format=torch.channels_last)
+
+
+def told_batch(data: Data, rows: Tensor, view: View, x: Tensor, target: Tensor, recipe: TrainRecipe) -> Batch:
+    """Return the batch of what `see` returned, with targets float[B, K]."""
+    classes, mixed = data.classes[rows], None
+    if recipe.hard_weight and data.kind == "logits":
+        mixed = view.blend(one_hot(classes, target.shape[1]))
+    return Batch(x, target, classes, rows, data.kind, mixed)
 
 
 def _views_seen(data: Data, rows: np.ndarray, visits: np.ndarray) -> np.ndarray:

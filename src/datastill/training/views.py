@@ -19,6 +19,7 @@ from datastill.recipe import TrainRecipe
 class View:
     """The drawn values of one batch; every part may be absent (None).
 
+    tiles: long[B, 2, f], the order of the f strips of rows and of the f strips of columns, before any crop.
     pad and shift: random crop out of `pad` pixels of black border, shift long[B, 2] (row, column) in 0..2*pad.
     window: float32[B, 4], a random resized crop in place of the shift: (top, left, height, width) as shares of a side.
     flip: bool[B], horizontal. lam and partner: mixing share in [0, 1] and long[B], the batch's permutation.
@@ -26,6 +27,7 @@ class View:
     hole: long[B, 2], the middle (row, column) of a black square of `side` pixels (Cutout, arXiv 1708.04552).
     """
 
+    tiles: Tensor | None = None
     pad: int = 0
     shift: Tensor | None = None
     window: Tensor | None = None
@@ -40,6 +42,9 @@ class View:
     def draw(rng: np.random.Generator, batch: int, shape: tuple[int, int, int], recipe: TrainRecipe) -> View:
         """Draw crops, flips and mixing for a batch of `batch` pictures of `shape` (C, H, W)."""
         view = View()
+        if recipe.shuffle_tiles > 1:
+            order = np.tile(np.arange(recipe.shuffle_tiles), (batch, 2, 1))
+            view = replace(view, tiles=torch.from_numpy(rng.permuted(order, axis=2)))
         if recipe.resized_crop is not None:
             view = replace(view, window=_windows(rng, batch, recipe.resized_crop))
         elif recipe.crop:
@@ -72,7 +77,7 @@ class View:
         def there(value: Tensor | None) -> Tensor | None:
             return None if value is None else value.to(device, non_blocking=True)
 
-        moved = {name: there(getattr(self, name)) for name in ("shift", "window", "flip", "partner", "hole")}
+        moved = {name: there(getattr(self, name)) for name in ("tiles", "shift", "window", "flip", "partner", "hole")}
         return replace(self, **moved)  # type: ignore[arg-type]  # each is a tensor or None
 
     def framed(self, other: View, rows: Tensor) -> View:
@@ -82,7 +87,9 @@ class View:
         return replace(self, pad=other.pad, shift=shift, window=None, flip=flip)
 
     def apply(self, x: Tensor) -> Tensor:
-        """Crop, flip and cut x [B, C, H, W], of any dtype (a window makes it float32 in [0, 1]), channels last."""
+        """Shuffle, crop, flip, cut x [B, C, H, W] of any dtype, channels last (a window makes it float32 in [0, 1])."""
+        if self.tiles is not None:
+            x = _picked(x, _strips(x.shape[2], self.tiles[:, 0]), _strips(x.shape[3], self.tiles[:, 1]))
         if self.window is not None:
             x = _resampled(to_unit(x), self.window)
         if self.shift is not None or self.flip is not None:
@@ -98,9 +105,7 @@ class View:
         if self.shift is not None:
             x = functional.pad(x, (self.pad,) * 4)
             rows, columns = rows + self.shift[:, :1], columns + self.shift[:, 1:]
-        item = torch.arange(len(x), device=x.device)[:, None, None]
-        picked = x.permute(0, 2, 3, 1)[item, rows[:, :, None], columns[:, None, :]]
-        return picked.permute(0, 3, 1, 2)
+        return _picked(x, rows, columns)
 
     def mix(self, x: Tensor) -> Tensor:
         """Mix pictures x float[B, C, H, W] with their partners: a weighted sum (MixUp), or a box (CutMix)."""
@@ -116,6 +121,26 @@ class View:
     def blend(self, targets: Tensor) -> Tensor:
         """Mix targets float[B, K], probabilities or logits, by the share that `mix` gave the pictures."""
         return targets if self.partner is None else torch.lerp(targets[self.partner], targets, self.lam)
+
+
+def edges(side: int, factor: int) -> list[int]:
+    """Return where each of `factor` strips of a side begins, and the end; the first ones may be a pixel longer."""
+    return [i * (side // factor) + min(i, side % factor) for i in range(factor + 1)]
+
+
+def _strips(side: int, order: Tensor) -> Tensor:
+    """Return the pixels of a side, long[B, side], when its strips stand in `order`, long[B, f]."""
+    factor = order.shape[1]
+    strip_of = torch.from_numpy(np.repeat(np.arange(factor), np.diff(edges(side, factor))))
+    place_of = order.argsort(dim=1)
+    return place_of[:, strip_of.to(order.device, non_blocking=True)].argsort(dim=1, stable=True)
+
+
+def _picked(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Return x [B, C, H, W] at rows long[B, h] and columns long[B, w], channels last."""
+    item = torch.arange(len(x), device=x.device)[:, None, None]
+    picked = x.permute(0, 2, 3, 1)[item, rows[:, :, None], columns[:, None, :]]
+    return picked.permute(0, 3, 1, 2)
 
 
 def _square(middle: Tensor, side: int, x: Tensor) -> Tensor:

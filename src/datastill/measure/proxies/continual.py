@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from datastill.artifact import DistilledDataset
 from datastill.errors import DatastillError
-from datastill.fields import Expanded, Labels
+from datastill.fields import Expanded, Labels, SeededViews
 from datastill.measure.proxies.common import (
     CONTROL,
     HARD_CONTROL,
@@ -92,8 +92,10 @@ def restricted(feed: Feed, seen: Sequence[int]) -> Feed:
     columns, whole = torch.tensor(seen), feed.distilled
     expanded, labels = feed.expanded, feed.expanded.labels
     rows = torch.isin(expanded.cls, columns).nonzero().flatten()
-    values = None if labels.values is None else labels.values[rows][:, columns]
-    told = Labels(labels.kind, values, labels.teachers)
+    per_item = 1 if labels.views is None else labels.views.count
+    of_items = (rows[:, None] * per_item + torch.arange(per_item)).flatten()
+    values = None if labels.values is None else labels.values[of_items][:, columns]
+    told = Labels(labels.kind, values, labels.teachers, views=labels.views)
     part = Expanded(expanded.images[rows], torch.searchsorted(columns, expanded.cls[rows]), told, len(seen))
     distilled = replace(
         whole,
@@ -155,13 +157,18 @@ def continual(
         whole: also train on all real images of the classes seen, which is the ceiling.
 
     Returns: the results, as `results.json` in `run` holds them.
-    Raises: DatastillError for more groups than classes, for labels of views, or as `nas` does.
+    Raises: DatastillError for more groups than classes, for labels of views or recorded batches, or as `nas` does.
     """
     check_counts(groups=groups, seeds=seeds, steps=steps)
-    if distilled.labels.views is not None:
+    if isinstance(distilled.labels.views, SeededViews):
         raise DatastillError(
             "a memory of some classes numbers its items anew, but the views that this set's labels belong to are named "
             "by the numbers of its items; distil it with label=static."
+        )
+    if distilled.labels.records is not None:
+        raise DatastillError(
+            "a memory of some classes holds some of the items, but the labels of this set belong to recorded batches "
+            "of all of them; label it anew with label=static, or with label=dynamic."
         )
     classes = distilled.info.classes
     orders = [class_groups(classes, groups, seed) for seed in range(seeds)]
