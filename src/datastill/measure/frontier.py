@@ -259,11 +259,21 @@ def _measured(run: _Frontier, arms: Sequence[Arm], teachers: Teachers) -> list[d
         for arm in arms:
             try:
                 there = trained(files, arm, student, asked.seeds)
-                rows.append(make_row(arm, student, there, steps, asked.split, teachers))
+                row = make_row(arm, student, there, steps, asked.split, teachers)
+                rows.append(row | {"ipc": _raw_ipc(arm, len(run.dataset.classes))})
             except DatastillError as error:
                 run.failed(arm.name, arm.distilled.recipe.ipc, error)
     put_against_random(rows)
     return rows
+
+
+def _raw_ipc(arm: Arm, classes: int) -> int:
+    """Return the place of a set on the axis of equal raw pixels: its ipc, or what a size of its own comes to."""
+    recipe, counts = arm.distilled.recipe, arm.distilled.facts["counts"]
+    if not {"total", "sets", "extra"} & set(recipe.store.settings):
+        return recipe.ipc
+    images = counts["natural"] + counts.get("compensators", 0)
+    return -(-images // classes)
 
 
 def _shipped(run: _Frontier) -> list[dict[str, Any]]:
