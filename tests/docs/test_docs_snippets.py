@@ -247,7 +247,7 @@ def test_every_command_option_setting_and_file_named_in_the_text_exists(page):
         if code.endswith(".py"):
             assert (ROOT / code).exists() or (ROOT / "src/datastill" / code).exists(), code
         for change in re.findall(
-            r"(?:^|--set '?)((?:select|store|match|label|stages|student|networks)[.=][^' ]+)", code
+            r"(?:^|--set '?)((?:select|store|match|label|stages|student|networks)[.=](?:\[[^]]*\]|[^' \[])+)", code
         ):
             check_change(change)
         if code.startswith("make "):
