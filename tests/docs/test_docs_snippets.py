@@ -45,7 +45,8 @@ OPTIONS = {name for command in COMMANDS.values() for p in command.params for nam
 
 def commands(page: str) -> list[list[str]]:
     """Return the arguments of every datastill command of a page's blocks."""
-    lines = [line for b in blocks(page) if b.language in ("console", "sh") for line in b.text.splitlines()]
+    whole = [b.text.replace("\\\n", " ") for b in blocks(page) if b.language in ("console", "sh")]
+    lines = [line for text in whole for line in text.splitlines()]
     cut = [re.sub(r"^(\$ )?(\w+=\S+ )?", "", line).split(" > ")[0] for line in lines]
     return [shlex.split(line)[1:] for line in cut if line.startswith("datastill ")]
 
