@@ -128,6 +128,20 @@ def restricted_testing(testing: Testing, seen: Sequence[int]) -> Testing:
     return replace(testing, images=testing.images[rows], labels=labels)
 
 
+def _refuse_bound_labels(distilled: DistilledDataset) -> None:
+    """Refuse labels that hold for the whole set alone."""
+    if isinstance(distilled.labels.views, SeededViews):
+        raise DatastillError(
+            "a memory of some classes numbers its items anew, but the views that this set's labels belong to are named "
+            "by the numbers of its items; distil it with label=static."
+        )
+    if distilled.labels.records is not None:
+        raise DatastillError(
+            "a memory of some classes holds some of the items, but the labels of this set belong to recorded batches "
+            "of all of them; label it anew with label=static, or with label=dynamic."
+        )
+
+
 def continual(
     distilled: DistilledDataset,
     dataset: Dataset,
@@ -160,16 +174,7 @@ def continual(
     Raises: DatastillError for more groups than classes, for labels of views or recorded batches, or as `nas` does.
     """
     check_counts(groups=groups, seeds=seeds, steps=steps)
-    if isinstance(distilled.labels.views, SeededViews):
-        raise DatastillError(
-            "a memory of some classes numbers its items anew, but the views that this set's labels belong to are named "
-            "by the numbers of its items; distil it with label=static."
-        )
-    if distilled.labels.records is not None:
-        raise DatastillError(
-            "a memory of some classes holds some of the items, but the labels of this set belong to recorded batches "
-            "of all of them; label it anew with label=static, or with label=dynamic."
-        )
+    _refuse_bound_labels(distilled)
     classes = distilled.info.classes
     orders = [class_groups(classes, groups, seed) for seed in range(seeds)]
     network = read_student(student, distilled)
