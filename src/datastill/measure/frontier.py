@@ -272,7 +272,7 @@ def _raw_ipc(arm: Arm, classes: int) -> int:
     recipe, counts = arm.distilled.recipe, arm.distilled.facts["counts"]
     if not {"total", "sets", "extra"} & set(recipe.store.settings):
         return recipe.ipc
-    images = counts["natural"] + counts.get("compensators", 0)
+    images = int(counts["natural"]) + int(counts.get("compensators", 0))
     return -(-images // classes)
 
 
