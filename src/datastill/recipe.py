@@ -83,9 +83,7 @@ class TrainRecipe:
     weight_decay: float = setting(5e-4, low=0.0)
     decay: Literal["all", "matrices"] = setting("all", help="whether biases and affine parameters decay too")
     schedule: Literal["cosine", "constant"] = setting("cosine")
-    eta: float = setting(
-        1.0, low=1.0, help="how much longer than the training the cosine is: 1 ends at zero, 2 at half of lr"
-    )
+    eta: float = setting(1.0, low=1.0, help="length of the cosine, in trainings: 1 ends at zero, 2 at half of lr")
     hold: Literal["epoch", "step"] = setting("epoch", help="how long one learning rate is held")
     warmup: int = setting(0, low=0, help="epochs of linear warm-up from a hundredth of lr")
     epochs: int = setting(200, low=1)
