@@ -11,13 +11,14 @@ from torch import Tensor
 from datastill.fields import Content, Optimise, Part, Store
 from datastill.training.losses import one_hot
 from datastill.training.optim import load_optimiser_arrays, optimiser_arrays
+from datastill.training.supply import Data
 
 
 class Draft:
     """Some parts of an open content on the device, with an optimiser for each learned array.
 
     Leaves and optimiser state are cut by unit, so that parts which run one after another do not disturb each other;
-    Adam is elementwise, hence parts that run together do not either.
+    Adam and SGD are elementwise, hence parts that run together do not either.
 
     What a match keeps of these parts from round to round stands in `state`, which checkpoints hold, or in `memo`, where
     it can be had again. Both begin empty.
@@ -53,10 +54,7 @@ class Draft:
         self._targets = one_hot(self._local.items.cls, classes)
         self._place = {int(row): i for i, row in enumerate(self.rows)}
         self._leaves = {name: self._local.arrays[name].requires_grad_() for name in content.learned}
-        self._optimisers = {
-            name: torch.optim.Adam([self._leaves[name]], lr=o.lr, betas=o.betas, eps=o.eps)
-            for name, o in self._optimise.items()
-        }
+        self._optimisers = {name: _optimiser(self._leaves[name], plan) for name, plan in self._optimise.items()}
         self.memo: dict[str, Any] = {}
         self.state: dict[str, Tensor] = {}
 
@@ -79,15 +77,23 @@ class Draft:
             x = self.store.decode(self._local, self._where(rows), open=True)
         torch.autograd.backward(x, dx)
 
+    def data(self) -> Data:
+        """Return these parts as training data: detached open pixels float[B, C, H, W], and hard targets."""
+        x, targets = self.batch(self.rows)
+        return Data(x.detach(), self._local.items.cls, targets, "classes")
+
     def step(self) -> None:
         """Step every optimiser once on what was pulled, then let the store project."""
         for name, optimiser in self._optimisers.items():
             plan = self._optimise[name]
-            share = 0.5 * (1 + math.cos(math.pi * self.round / self.rounds)) if plan.schedule == "cosine" else 1.0
-            optimiser.param_groups[0]["lr"] = plan.lr * share
-            optimiser.step()
+            _step(optimiser, plan, plan.lr * _share(plan, self.round / self.rounds))
             optimiser.zero_grad(set_to_none=True)
-        self.store.settle(self._local)
+        self.store.settle(self._local, "step")
+
+    def end_round(self) -> None:
+        """Let the store project what it projects between rounds, and count the round."""
+        self.store.settle(self._local, "round")
+        self.round += 1
 
     def fill(self, name: str, values: Tensor) -> None:
         """Set a learned array of these parts, units in ascending order, to `values`."""
@@ -117,6 +123,30 @@ class Draft:
         """Write the learned arrays of these parts back into the whole content."""
         for name, leaf in self._leaves.items():
             self._whole.arrays[name][self._units] = leaf.detach().to(self._whole.arrays[name].device)
+
+
+def _optimiser(leaf: Tensor, plan: Optimise) -> torch.optim.Optimizer:
+    if plan.momentum is None:
+        return torch.optim.Adam([leaf], lr=plan.lr, betas=plan.betas, eps=plan.eps)
+    return torch.optim.SGD([leaf], lr=plan.lr, momentum=plan.momentum)
+
+
+def _share(plan: Optimise, done: float) -> float:
+    """Return what part of the learning rate is left when the share `done` of the rounds is over."""
+    if plan.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * done))
+    passed = sum(done >= at for at in plan.milestones) if plan.schedule == "steps" else 0
+    return plan.drop**passed
+
+
+def _step(optimiser: torch.optim.Optimizer, plan: Optimise, lr: float) -> None:
+    momentum = plan.momentum or 0.0
+    coasting = plan.turns if momentum else 1
+    optimiser.param_groups[0]["lr"] = lr if coasting == 1 else lr * (1 - momentum**coasting) / (1 - momentum)
+    optimiser.step()
+    if coasting > 1:
+        for state in optimiser.state.values():
+            state["momentum_buffer"].mul_(momentum ** (coasting - 1))
 
 
 def _moved(content: Content, device: torch.device) -> Content:

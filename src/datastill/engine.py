@@ -154,7 +154,7 @@ def build_content(ctx: Context, work: _Work | None = None, kept: Path | None = N
     groups = _groups(match.parts(content.items, ctx.makers), ctx)
     if not groups:
         return content
-    for name in ctx.makers:
+    for name in match.trained(ctx.makers):
         ctx.network(name)
     match.prepare(ctx)
     total = sum(len(g) for g in groups) * match.total_rounds
@@ -193,7 +193,7 @@ def _run_group(ctx: Context, draft: Draft, number: int, phase: Phase, work: _Wor
     while draft.round < draft.rounds:
         with ctx.device.autocast():
             ctx.fields.match.round(draft, ctx)
-        draft.round += 1
+        draft.end_round()
         phase.advance(len(draft.parts))
         if path and (draft.round == draft.rounds or time.monotonic() - last > CHECKPOINT_SECONDS):
             save_arrays(path, draft.arrays())

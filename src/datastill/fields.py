@@ -134,8 +134,8 @@ class Store(Field, ABC):
         open: the form before projection and rounding, which a match may ask for.
         """
 
-    def settle(self, content: Content) -> None:
-        """Project learned arrays back to where they are allowed, in place, after every step."""
+    def settle(self, content: Content, when: Literal["step", "round"] = "step") -> None:
+        """Project learned arrays back to where they are allowed, in place; called after every step, and every round."""
 
     @abstractmethod
     def seal(self, content: Content) -> Content:
@@ -159,12 +159,22 @@ class Store(Field, ABC):
 
 @dataclass(frozen=True)
 class Optimise:
-    """The optimiser and schedule of one learned array: Adam, with lr held (constant) or falling to zero (cosine)."""
+    """The optimiser and schedule of one learned array: Adam, or SGD where a momentum is given (0: plain).
+
+    schedule: lr held (constant), falling to zero (cosine), or multiplied by `drop` at each share of the rounds in
+    `milestones` (steps).
+    turns: C classes that share one momentum and step in turn, each once before the next gradient is taken, as one step
+    of all of them: v <- m v + g, x <- x - lr (1 - m^C) / (1 - m) v, v <- m^(C - 1) v. 1: plain momentum.
+    """
 
     lr: float
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
-    schedule: Literal["cosine", "constant"] = "constant"
+    schedule: Literal["cosine", "constant", "steps"] = "constant"
+    momentum: float | None = None
+    turns: int = 1
+    milestones: tuple[float, ...] = ()
+    drop: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -195,6 +205,10 @@ class Match(Field, ABC):
     def parts(self, items: Items, makers: tuple[str, ...]) -> list[Part]:
         """Return the independent parts; neighbours that meet the same network may run in one forward pass."""
         return []
+
+    def trained(self, makers: tuple[str, ...]) -> tuple[str, ...]:
+        """Return which networks of the table have to be trained before any round: all of them."""
+        return makers
 
     def prepare(self, ctx: Context) -> None:
         """Measure once what the rounds of all parts need of the real images and the networks, and keep it in the cache.

@@ -215,9 +215,9 @@ class Compensated(Store):
             return u.float() / 127.0
         return u.float() if u.dtype == torch.float16 else u * content.arrays["std"]
 
-    def settle(self, content: Content) -> None:
+    def settle(self, content: Content, when: Literal["step", "round"] = "step") -> None:
         """Clamp compensators to the bound, where there is one."""
-        if self.bound is not None:
+        if self.bound is not None and when == "step":
             limit = self.bound / content.arrays["std"]
             u = content.arrays["compensators"].data
             torch.minimum(torch.maximum(u, -limit, out=u), limit, out=u)

@@ -74,6 +74,7 @@ class Synthetic(Store):
         help="unit that is learned, hence that of the learning rate: deviations of the data set, or black to white",
     )
     bound: bool = setting(True, help="whether pixels are cut to black and white after every step")
+    cut: Literal["step", "round"] = setting("step", help="when `bound` cuts: after every step, or every round only")
     storage: Literal["uint8", "fp16", "fp32"] = setting("uint8", help="pictures of 8 bits, or arrays of floats")
     rounding: Literal["nearest", "truncate"] = setting("nearest", help="to 8 bits")
     codec: PictureCodec = setting(PictureCodec(), help="how pictures of 8 bits are stored")
@@ -159,9 +160,9 @@ class Synthetic(Store):
         scaled = x.clamp(0.0, 1.0) * 255.0
         return scaled.round() if self.rounding == "nearest" else scaled.floor()
 
-    def settle(self, content: Content) -> None:
+    def settle(self, content: Content, when: Literal["step", "round"] = "step") -> None:
         """Cut pixels, channel by channel, to what black and white are in the learned unit."""
-        if not self.bound:
+        if not self.bound or when != self.cut:
             return
         x, low, high = content.arrays["pixels"].data, torch.zeros(()), torch.ones(())
         if self.space == "std":
