@@ -47,6 +47,7 @@ from datastill.runtime.files import (
     write_json,
 )
 from datastill.settings import build, plain
+from datastill.training.supply import scale_of
 
 FORMAT = 2
 MANIFEST, ARRAYS, CARD = "manifest.json", "arrays.safetensors", "README.md"
@@ -84,7 +85,7 @@ class DistilledDataset:
     def expand(self) -> Expanded:
         """Return every item: images uint8 or float[N, C, H, W] in [0, 1], classes long[N], and the labels."""
         images = self.fields.store.expand(self.content)
-        return Expanded(images, self.content.items.cls, self.labels, len(self.classes))
+        return Expanded(images, self.content.items.cls, self.labels, len(self.classes), scale_of(self.info))
 
     def loader(self, batch_size: int | None = None, *, seed: int = 0) -> DataLoader[tuple[Tensor, Tensor]]:
         """Return an ordinary DataLoader of (images, targets), one epoch each time that it is iterated.

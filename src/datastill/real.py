@@ -10,7 +10,7 @@ from datastill.runtime.files import digest_of
 from datastill.runtime.seeds import rng
 from datastill.sources import Dataset, Images
 from datastill.training.losses import one_hot
-from datastill.training.supply import Data
+from datastill.training.supply import Data, scale_of
 from datastill.values import Pictures
 
 
@@ -76,4 +76,5 @@ class Real:
         """Return all allowed rows, or these of them, ascending, with hard labels, for training networks."""
         rows = self.rows if rows is None else rows.sort().values
         labels = self._train.labels[rows]
-        return Data(self._train.batch(rows), labels, one_hot(labels, self.info.classes), "classes")
+        targets = one_hot(labels, self.info.classes)
+        return Data(self._train.batch(rows), labels, targets, "classes", scale_of(self.info))

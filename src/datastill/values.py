@@ -194,9 +194,13 @@ class Labels:
 
 @dataclass(frozen=True)
 class Expanded:
-    """The set as a student sees it: images uint8 or float[N, C, H, W] in [0, 1], classes long[N], and labels."""
+    """The set as a student sees it: images uint8 or float[N, C, H, W] in [0, 1], classes long[N], and labels.
+
+    scale: float[2, C], mean and deviation of each channel of the real set, for students that augment network inputs.
+    """
 
     images: Tensor
     cls: Tensor
     labels: Labels
     classes: int
+    scale: Tensor | None = None

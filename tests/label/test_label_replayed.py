@@ -228,6 +228,16 @@ def test_without_networks_or_with_a_codec_that_does_not_fit_nothing_is_recorded(
         context(epochs=0)
 
 
+def test_students_whose_draws_have_no_place_in_a_record_are_refused() -> None:
+    for changes, says in (
+        ({"augment": "one"}, "it cannot for student.augment=one; set it to none, or choose label 'dynamic'"),
+        ({"mix_share": 0.5}, "with student.mix_share=0.5 some are not mixed; set it to 1, or choose label 'dynamic'"),
+    ):
+        with pytest.raises(DatastillError, match=says):
+            context(replace(STUDENT, **changes))
+    assert context(replace(STUDENT, mix="none", mix_share=0.5)).recipe.student.mix_share == 0.5
+
+
 def test_the_labels_say_nothing_else() -> None:
     ctx = context()
     labels: Labels = expanded(ctx).labels

@@ -129,6 +129,7 @@ NEEDED: dict[tuple[str, str], dict[str, Any]] = {
     ("label", "dense"): {"grid": 3},
     ("match", "noise"): {"norms": [1.0, 2.0, 3.0, 4.0]},
     ("store", "crops"): {"order": "random"},  # asks no network
+    ("store", "tiles"): {"init": "noise"},  # asks for no more real images than there are
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -57,9 +57,15 @@ def test_rows_and_every_value_of_a_view_come_back_as_they_were_drawn(name: str) 
 
 
 def test_a_view_has_no_part_that_is_not_recorded() -> None:
-    """A new part of a view needs an array here, or records of it would show students something else."""
+    """A new part of a view needs an array here, or records of it would show students something else.
+
+    `inputs` has none: label 'replayed' refuses recipes that draw them, and `pack` as well.
+    """
     kept = set(form_of(RECIPES["everything"], 25)) | set(form_of(RECIPES["windows"], 25))
-    assert {field.name for field in fields(View)} == kept - {"rows"} | {"pad", "side"}
+    assert {field.name for field in fields(View)} == kept - {"rows"} | {"pad", "side", "inputs"}
+    recipe = replace(RECIPES["everything"], augment="one")
+    with pytest.raises(AssertionError, match="has no array here"):
+        pack(drawn(recipe), form_of(recipe, 25))
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from datastill.settings import setting
 from datastill.training.boxes import Boxes, box_side
 from datastill.training.losses import one_hot
 from datastill.training.supply import Batch, batch_rows
-from datastill.training.views import View, to_unit
+from datastill.training.views import View
 
 CHUNK = 1024  # items whose boxes stand in memory at once, in full batches of `predict`
 Seen = tuple[np.ndarray, np.ndarray | None]  # rows of items, and which box of each; None: the whole
@@ -194,6 +194,7 @@ class _Told:
     boxes: Boxes
     recipe: TrainRecipe
     seed: int
+    scale: Tensor | None
 
     @classmethod
     def of(
@@ -206,8 +207,9 @@ class _Told:
             first = stored is None or (isinstance(stored, FixedBoxes) and stored.whole)
             whole = each[:, 0] if first else None
             local = None if stored is None else each[:, int(first) :]
+        scale = None if data.scale is None else data.scale.to(device)
         return cls_(dense, data.images.to(device), data.cls.to(device), data.classes, whole, local, boxes.to(device),
-                    recipe, seed)  # fmt: skip
+                    recipe, seed, scale)  # fmt: skip
 
     def batch(self, seen: list[Seen], items: int, step: int) -> Batch:
         """Return the batch of a step of so many items."""
@@ -252,7 +254,7 @@ class _Told:
             recipe = replace(recipe, resized_crop=None, shuffle_tiles=1)
             soft = None if self.local is None else self.local[rows, which] / self.dense.temperature
         view = View.draw(rng(self.seed, stream, step), len(order), (shape[1], shape[2], shape[3]), recipe).to(device)
-        x, classes = view.mix(to_unit(view.apply(x))), self.cls[rows]
+        x, classes = view.show(x, self.scale), self.cls[rows]
         hot = view.blend(one_hot(classes, self.classes))
         return _Part(x, rows, classes, hot, None if soft is None else view.blend(soft))
 

@@ -55,7 +55,7 @@ class Dynamic(Label):
     ) -> Iterator[Batch]:
         """Yield batches whose targets are the mean logits of `teachers` on the very pixels of the batch."""
         assert teachers is not None, "dynamic labels come with teachers"
-        made = Data(data.images, data.cls, None, "logits").to(device)
+        made = Data(data.images, data.cls, None, "logits", data.scale).to(device)
         networks = [teachers[name].to(device).eval() for name in data.labels.teachers]
         if self.teacher_mode == "batch":
             networks = [_by_batch(network) for network in networks]

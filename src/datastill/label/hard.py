@@ -38,5 +38,5 @@ class Hard(Label):
         teachers: Mapping[str, Network] | None = None,
     ) -> Iterator[Batch]:
         """Yield batches with one-hot targets."""
-        made = Data(data.images, data.cls, one_hot(data.cls, data.classes), "classes").to(device)
+        made = Data(data.images, data.cls, one_hot(data.cls, data.classes), "classes", data.scale).to(device)
         return supply(made, work, recipe, seed, start=start)

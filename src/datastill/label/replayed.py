@@ -49,8 +49,20 @@ class Replayed(Dynamic):
         return "replayed"
 
     def check(self, recipe: Recipe, info: DatasetInfo) -> list[str]:
-        """Refuse a recipe without networks, and a codec that does not fit the classes."""
-        return super().check(recipe, info) + label_problems(self.codec, info.classes)
+        """Refuse a recipe without networks, a codec that does not fit the classes, and draws that are not recorded."""
+        mistakes = super().check(recipe, info) + label_problems(self.codec, info.classes)
+        student = recipe.student
+        if student.augment != "none":
+            mistakes.append(
+                f"label 'replayed' stores all that is drawn for a batch, which it cannot for student.augment="
+                f"{student.augment}; set it to none, or choose label 'dynamic'."
+            )
+        if student.mix != "none" and student.mix_share < 1.0:
+            mistakes.append(
+                "label 'replayed' stores the mixing of every batch, but with student.mix_share="
+                f"{student.mix_share} some are not mixed; set it to 1, or choose label 'dynamic'."
+            )
+        return mistakes
 
     def recording(self, recipe: Recipe, items: int) -> Recording:
         """Return how many batches of so many items are recorded, and the settings that the recipe's student gives."""

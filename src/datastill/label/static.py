@@ -192,5 +192,5 @@ class Static(Label):
     ) -> Iterator[Batch]:
         """Yield batches whose logits are mixed like the pictures; crops and flips leave labels as they are."""
         assert data.labels.values is not None, "static labels come with values"
-        made = Data(data.images, data.cls, data.labels.values.float(), "logits").to(device)
+        made = Data(data.images, data.cls, data.labels.values.float(), "logits", data.scale).to(device)
         return supply(made, work, recipe, seed, start=start)

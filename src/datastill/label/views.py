@@ -102,11 +102,11 @@ class Views(Label):
     ) -> Iterator[Batch]:
         """Yield batches of views, whose logits are mixed like the pictures.
 
-        Crops and flips of `recipe` are not drawn; its cutout is, for a label does not know of it.
+        Crops and flips of `recipe` are not drawn; its cutout and its augmentation are, for a label knows of neither.
         """
         views = data.labels.views
         if not isinstance(views, SeededViews):
             return Static(codec=self.codec).supply(data, work, recipe, seed, device=device, start=start)
         assert data.labels.values is not None, "labels of views come with values"
-        made = Data(data.images, data.cls, data.labels.values.float(), "logits").to(device)
+        made = Data(data.images, data.cls, data.labels.values.float(), "logits", data.scale).to(device)
         return supply(made, work, recipe, seed, start=start, fixed=draw_views(views, len(data.images)))

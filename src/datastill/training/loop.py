@@ -15,7 +15,13 @@ from datastill.runtime.device import Device
 from datastill.runtime.files import load_arrays, save_arrays
 from datastill.runtime.seeds import torch_seeded
 from datastill.training.losses import training_loss
-from datastill.training.optim import learning_rate, load_optimiser_arrays, make_optimiser, optimiser_arrays
+from datastill.training.optim import (
+    learning_rate,
+    load_optimiser_arrays,
+    make_optimiser,
+    milestones,
+    optimiser_arrays,
+)
 from datastill.training.supply import Batch
 
 
@@ -116,10 +122,13 @@ def train(
     network, optimiser, recipe = learner.network, learner.optimiser, learner.recipe
     network.train()
     forward = learner.device.compiled(network)
+    forgetting = milestones(recipe, learner.work) if recipe.reset_momentum else []
     for batch in batches:
         rate = learning_rate(recipe, learner.work, learner.step)
         for group in optimiser.param_groups:
             group["lr"] = rate
+        if learner.step in forgetting:
+            optimiser.state.clear()
         with torch_seeded(learner.seed, "dropout", learner.step) if learner.draws else nullcontext():
             with learner.device.autocast():
                 logits = forward(batch.x)

@@ -32,15 +32,28 @@ def learning_rate(recipe: TrainRecipe, work: Work, step: int) -> float:
 
     Cosine to zero, or to lr * (1 + cos(pi / eta)) / 2 where eta is above 1 (half of lr at 2, RDED, arXiv 2312.03526);
     with hold = "epoch" an epoch keeps the rate of its first step, which is the usual per-epoch cosine where the steps
-    are whole epochs.
+    are whole epochs. Steps: multiplied by `drop` at each of `milestones`.
     """
     at = step - step % work.epoch if recipe.hold == "epoch" else step
     warm = recipe.warmup * work.epoch
     if at < warm:
         return recipe.lr * (0.01 + 0.99 * at / warm)
-    if recipe.schedule == "constant":
-        return recipe.lr
+    if recipe.schedule != "cosine":
+        return recipe.lr * recipe.drop ** sum(at >= milestone for milestone in milestones(recipe, work))
     return 0.5 * recipe.lr * (1.0 + math.cos(math.pi * (at - warm) / (recipe.eta * max(work.steps - warm, 1))))
+
+
+def milestones(recipe: TrainRecipe, work: Work) -> list[int]:
+    """Return the steps at which the rate drops, and nothing for other schedules.
+
+    Shares of the work are rounded down to whole epochs where a rate is held for one, so they follow a given number of
+    steps. Epoch k of n is said as k / n and met exactly, whatever a float loses. No rate drops before the first epoch,
+    or the first step, is over.
+    """
+    if recipe.schedule != "steps":
+        return []
+    unit = work.epoch if recipe.hold == "epoch" else 1
+    return [unit * max(1, math.floor(share * work.steps / unit + 1e-6)) for share in recipe.milestones]
 
 
 def optimiser_arrays(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ rows and partner have the smallest of uint8, int16 and int32 that holds them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,6 +63,7 @@ def _least(count: int) -> torch.dtype:
 
 def pack(drawn: Sequence[Drawn], form: Form) -> dict[str, Tensor]:
     """Return the arrays of batches, whose views have exactly the parts that the form names."""
+    assert all(view.inputs is None for _, view in drawn), "augmentation of network inputs has no array here"
     return {
         name: torch.stack([_array(name, rows, view) for rows, view in drawn]).to(dtype)
         for name, (dtype, _) in form.items()
@@ -88,7 +90,7 @@ def unpack(arrays: Mapping[str, Tensor], index: int, *, crop: int, cutout: int) 
     """
     one = {name: array[index] for name, array in arrays.items()}
     rows = one.pop("rows").long().numpy()
-    whole: dict[str, Tensor] = {n: one[n].long() for n in ("tiles", "shift", "hole", "partner") if n in one}
+    whole: dict[str, Any] = {n: one[n].long() for n in ("tiles", "shift", "hole", "partner") if n in one}
     if "flip" in one:
         bits = np.unpackbits(one["flip"].numpy(), count=len(rows), bitorder="little")
         whole["flip"] = torch.from_numpy(bits.astype(bool))

@@ -3,33 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from datastill.recipe import TrainRecipe, Work
+from datastill.recipe import DatasetInfo, TrainRecipe, Work
 from datastill.runtime.seeds import rng
 from datastill.training.losses import TargetKind, one_hot
-from datastill.training.views import View, to_unit
+from datastill.training.views import View
 
 
 @dataclass(frozen=True)
 class Data:
     """Pictures uint8 or float[N, C, H, W] (floats in [0, 1]), their targets float[N, K] (float[N * V, K] for V views of
-    each, None where teachers answer in the loop), the kind of the targets, and classes long[N]."""
+    each, None where teachers answer in the loop), the kind of the targets, and classes long[N].
+
+    scale: float[2, C], mean and deviation of each channel of the data set, where recipes may augment network inputs.
+    """
 
     images: Tensor
     classes: Tensor
     targets: Tensor | None
     kind: TargetKind
+    scale: Tensor | None = None
 
     def to(self, device: torch.device) -> Data:
         """Return the data on `device`."""
         targets = None if self.targets is None else self.targets.to(device)
-        return Data(self.images.to(device), self.classes.to(device), targets, self.kind)
+        scale = None if self.scale is None else self.scale.to(device)
+        return replace(
+            self, images=self.images.to(device), classes=self.classes.to(device), targets=targets, scale=scale
+        )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -52,6 +59,11 @@ class Batch:
     mixed: Tensor | None = None
     weight: Tensor | None = None
     mixed_weight: Tensor | None = None
+
+
+def scale_of(info: DatasetInfo) -> Tensor:
+    """Return float32[2, C], the mean and the deviation of each channel of a data set, of pixels in [0, 1]."""
+    return torch.tensor([info.mean, info.std])
 
 
 @lru_cache(maxsize=4)
@@ -94,7 +106,7 @@ def supply(
     Args:
         data: pictures and targets, on the device of the training.
         work: how many steps of how many items.
-        recipe: crops, flips and mixing.
+        recipe: crops, flips, mixing and augmentation.
         seed: of order and views.
         start: the first step to yield.
         teach: asked for the targets of each finished batch (pixels, mixed) instead of `data.targets`.
@@ -129,7 +141,7 @@ def see(data: Data, order: np.ndarray, view: View) -> tuple[Tensor, View, Tensor
     """Return rows long[B] and their view on the data's device, and the pixels float[B, C, H, W] that they give."""
     device = data.images.device
     rows, view = torch.from_numpy(order).to(device, non_blocking=True), view.to(device)
-    x = view.mix(to_unit(view.apply(data.images[rows])))
+    x = view.show(data.images[rows], data.scale)
     return rows, view, x.contiguous(memory_format=torch.channels_last)
 
 

@@ -117,7 +117,7 @@ def _drawn(classes: Tensor, allowed: Tensor, asked: Trials, trial: int) -> Tenso
 def _taught(training: Training, data: Data, rows: Tensor, device: Device) -> torch.nn.Module:
     recipe, here = training.recipe.training, rows.to(data.classes.device)
     classes = data.classes[here]
-    part = Data(data.images[here], classes, one_hot(classes, training.info.classes), "classes")
+    part = Data(data.images[here], classes, one_hot(classes, training.info.classes), "classes", data.scale)
     work = recipe.work(len(part))
     learner = Learner(training.build(), recipe, work, training.recipe.seed, device)
     for _ in train(learner, supply(part, work, recipe, learner.seed)):

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from datastill.recipe import TrainRecipe
+from datastill.training.augment import Augment, Drawn
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class View:
     flip: bool[B], horizontal. lam and partner: mixing share in [0, 1] and long[B], the batch's permutation.
     box: (top, bottom, left, right) in pixels, the part that CutMix takes from the partner.
     hole: long[B, 2], the middle (row, column) of a black square of `side` pixels (Cutout, arXiv 1708.04552).
+    inputs: what is done to network inputs, after all that is done to pixels and before they are mixed.
     """
 
     tiles: Tensor | None = None
@@ -37,10 +39,11 @@ class View:
     box: tuple[int, int, int, int] | None = None
     hole: Tensor | None = None
     side: int = 0
+    inputs: Drawn | None = None
 
     @staticmethod
     def draw(rng: np.random.Generator, batch: int, shape: tuple[int, int, int], recipe: TrainRecipe) -> View:
-        """Draw crops, flips and mixing for a batch of `batch` pictures of `shape` (C, H, W)."""
+        """Draw crops, flips, mixing and augmentation for a batch of `batch` pictures of `shape` (C, H, W)."""
         view = View()
         if recipe.shuffle_tiles > 1:
             order = np.tile(np.arange(recipe.shuffle_tiles), (batch, 2, 1))
@@ -56,11 +59,18 @@ class View:
             middle = torch.from_numpy(rng.integers(0, shape[1:], (batch, 2)))
             view = replace(view, hole=middle, side=recipe.cutout)
         if recipe.mix != "none":
-            lam = float(rng.beta(recipe.mix_alpha, recipe.mix_alpha))
-            view = replace(view, lam=lam, partner=torch.from_numpy(rng.permutation(batch)))
-            if recipe.mix == "cutmix":
-                view = view._with_box(rng, shape)
+            view = view._mixing(rng, batch, shape, recipe)
+        if recipe.augment != "none":
+            augment = Augment(recipe.operations, recipe.augment)
+            view = replace(view, inputs=augment.draw(rng, batch, shape, one_kind=True))
         return view
+
+    def _mixing(self, rng: np.random.Generator, batch: int, shape: tuple[int, int, int], recipe: TrainRecipe) -> View:
+        lam = float(rng.beta(recipe.mix_alpha, recipe.mix_alpha))
+        view = replace(self, lam=lam, partner=torch.from_numpy(rng.permutation(batch)))
+        if recipe.mix == "cutmix":
+            view = view._with_box(rng, shape)
+        return self if recipe.mix_share < 1.0 and rng.random() >= recipe.mix_share else view
 
     def _with_box(self, rng: np.random.Generator, shape: tuple[int, int, int]) -> View:
         height, width = shape[1:]
@@ -78,10 +88,14 @@ class View:
             return None if value is None else value.to(device, non_blocking=True)
 
         moved = {name: there(getattr(self, name)) for name in ("tiles", "shift", "window", "flip", "partner", "hole")}
-        return replace(self, **moved)  # type: ignore[arg-type]  # each is a tensor or None
+        inputs = None if self.inputs is None else self.inputs.to(device)
+        return replace(self, inputs=inputs, **moved)  # type: ignore[arg-type]  # each is a tensor or None
 
     def framed(self, other: View, rows: Tensor) -> View:
-        """Return the view with the crops and flips of rows long[B] of another one in place of its own."""
+        """Return the view with the crops and flips of rows long[B] of another one in place of its own.
+
+        What is done to network inputs stays: like the black square, it is of a visit and not of a picture.
+        """
         shift = None if other.shift is None else other.shift[rows]
         flip = None if other.flip is None else other.flip[rows]
         return replace(self, pad=other.pad, shift=shift, window=None, flip=flip)
@@ -106,6 +120,20 @@ class View:
             x = functional.pad(x, (self.pad,) * 4)
             rows, columns = rows + self.shift[:, :1], columns + self.shift[:, 1:]
         return _picked(x, rows, columns)
+
+    def show(self, x: Tensor, scale: Tensor | None) -> Tensor:
+        """Return what a network is shown, float[B, C, H, W], of pictures [B, C, H, W] of any dtype: the whole view.
+
+        Args:
+            x: pictures, uint8 or float in [0, 1].
+            scale: float[2, C], mean and deviation of each channel of the data set, by which pixels become inputs.
+        """
+        x = to_unit(self.apply(x))
+        if self.inputs is not None:
+            assert scale is not None, "augmentation of network inputs needs the mean and the deviation of the data set"
+            mean, deviation = scale[:, :, None, None]
+            x = self.inputs.apply((x - mean) / deviation) * deviation + mean
+        return self.mix(x)
 
     def mix(self, x: Tensor) -> Tensor:
         """Mix pictures x float[B, C, H, W] with their partners: a weighted sum (MixUp), or a box (CutMix)."""

@@ -194,7 +194,7 @@ def whole_feed(distilled: DistilledDataset, dataset: Dataset) -> Feed:
     data = real.data()
     labels = Labels("classes")
     hard = replace(distilled, recipe=recipe.patched(REAL), labels=labels, teachers={})
-    expanded = Expanded(data.images, data.classes, labels, dataset.info.classes)
+    expanded = Expanded(data.images, data.classes, labels, dataset.info.classes, data.scale)
     key = digest_of([WHOLE, real.key, dataset.info.mean, dataset.info.std])
     return Feed(WHOLE, "all real training images, hard labels", "whole", hard, expanded, key)
 

@@ -96,7 +96,8 @@ def restricted(feed: Feed, seen: Sequence[int]) -> Feed:
     of_items = (rows[:, None] * per_item + torch.arange(per_item)).flatten()
     values = None if labels.values is None else labels.values[of_items][:, columns]
     told = Labels(labels.kind, values, labels.teachers, views=labels.views)
-    part = Expanded(expanded.images[rows], torch.searchsorted(columns, expanded.cls[rows]), told, len(seen))
+    cls = torch.searchsorted(columns, expanded.cls[rows])
+    part = Expanded(expanded.images[rows], cls, told, len(seen), expanded.scale)
     distilled = replace(
         whole,
         info=replace(whole.info, classes=len(seen)),
