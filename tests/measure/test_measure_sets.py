@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +22,9 @@ from datastill.engine import WORK
 from datastill.errors import DatastillError
 from datastill.measure.sets import made_set
 from datastill.runtime.cache import cache_dir
-from datastill.runtime.files import read_json
+from datastill.runtime.files import read_json, sha256_file
 from datastill.runtime.progress import Reporter
-from reference import tiny
+from reference import tiny, together
 
 DATA = tiny.dataset(seed=7)  # of this file alone, so that nothing of it is in the cache
 
@@ -123,3 +129,62 @@ def test_what_a_set_took_is_told_without_what_the_same_reporter_was_told_before(
     assert "train students" not in told
     assert 0.0 < told["distil (statistics)"] < 100.0
     assert reporter.seconds["distil (statistics)"] > 5000.0
+
+
+@contextmanager
+def beside(how: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """Let another process make the same set while this one is busy making it; yields what that one answered.
+
+    It begins when this one holds the lock, and asks for the lock before anything is written.
+    """
+    paths = os.pathsep.join([str(Path(together.__file__).parents[1]), *(p for p in sys.path if p)])
+    other = subprocess.Popen(
+        [sys.executable, together.__file__, how, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert other.stdin is not None
+    assert other.stdout is not None
+    realise: Callable[..., Any] = vars(engine)["_realise"]
+
+    def busy(*given: Any) -> Any:
+        print(file=other.stdin, flush=True)
+        assert other.stdout is not None
+        assert other.stdout.readline() == "asks\n"
+        time.sleep(0.5)  # ten times as long as a lock waits before it is asked for again
+        return realise(*given)
+
+    answer: dict[str, Any] = {}
+    try:
+        assert other.stdout.readline() == "ready\n"
+        monkeypatch.setattr(engine, "_realise", busy)
+        yield answer
+        said, errors = other.communicate(timeout=60)
+        assert other.returncode == 0, errors
+        answer |= json.loads(said)
+    finally:
+        other.kill()
+        other.communicate()
+
+
+def test_two_processes_that_ask_for_the_same_set_at_once_make_it_once(
+    made: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with beside("set", tmp_path / "theirs", monkeypatch) as answer:
+        made_set(tiny.dataset(), together.RECIPE, tmp_path / "ours", device=tiny.device(), reporter=Reporter())
+    assert answer == {"made": 0, "manifest": sha256_file(tmp_path / "ours" / "manifest.json")}
+    assert files(tmp_path / "ours") == files(tmp_path / "theirs")
+    assert len(made) == 1
+    assert WORK not in {p.name for p in tmp_path.rglob("*")}
+
+
+def test_two_processes_that_write_to_one_folder_wait_for_each_other_and_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "set"
+    with beside("distil", folder, monkeypatch) as answer:
+        engine.distil(tiny.dataset(), together.RECIPE, device=tiny.device(), reporter=Reporter(), out=folder)
+    assert answer == {
+        "made": 0, "says": f"'{folder}' holds a finished set; choose another --out, or remove it first."
+    }  # fmt: skip
+    assert len(DistilledDataset.load(folder)) == 16
+    assert WORK not in {p.name for p in folder.iterdir()}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import filelock
@@ -58,6 +60,24 @@ def test_a_lock_keeps_a_second_process_out_until_the_first_one_leaves(tmp_path: 
             assert path.with_suffix(".left").exists()
         release.join()
     assert other.returncode == 0
+
+
+def test_who_waits_for_a_lock_gets_it_though_its_folder_was_removed(tmp_path: Path) -> None:
+    path = tmp_path / "work" / "run"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    script = HOLD.replace("with locked", 'print("waits", flush=True)\nwith locked', 1)
+    with locked(path):
+        other = subprocess.Popen(
+            [sys.executable, "-c", script, str(path)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True,
+        )  # fmt: skip
+        assert other.stdout is not None
+        assert other.stdout.readline() == "waits\n"
+        time.sleep(0.3)  # it asks again and again by now
+        shutil.rmtree(path.parent)
+    said, errors = other.communicate("\n", timeout=30)
+    assert (said, errors, other.returncode) == ("held\n", "", 0)
+    assert path.with_suffix(".left").exists()
 
 
 def test_a_lock_is_given_back_after_an_error(tmp_path: Path) -> None:

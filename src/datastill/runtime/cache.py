@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import filelock
@@ -23,12 +23,16 @@ def cache_dir() -> Path:
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock of `path` (a file `NAME.lock` beside it) for the block; other processes wait.
 
+    Who held it may remove its folder, once what it kept safe is done: whoever waits makes the folder again.
+
     Raises: DatastillError when the folder cannot be written.
     """
     lock = filelock.FileLock(str(path) + ".lock")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        while not lock.is_locked:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):  # the folder is gone, and waiting in it has come to an end
+                lock.acquire()
     except OSError as error:
         raise DatastillError(
             f"'{path.parent}' cannot be written: {error.strerror or error}; choose another folder (DATASTILL_CACHE "
