@@ -16,19 +16,23 @@ from datastill.store.cutting import draw_windows
 from datastill.training.supply import batch_rows
 from datastill.training.views import View
 
-PHASES = ("teacher", "recovery", "labelling", "scoring", "student")
+PHASES = ("teacher", "recovery", "pictures", "matching", "labelling", "boxes", "scoring", "student")
 NETWORKS = ("convnet", "resnet18", "mobilenetv2")
 PRECISIONS = ("float32", "bf16")
 EXACT = "float64"
 SIDES = ("reference", "product")
+FLOAT32 = ("matching", "labelling", "boxes")  # what the product does in float32 whatever the precision of its training
 CROPS, SCALE = 4, (0.08, 1.0)  # of scoring: crops of a picture, and the share of it that each takes
+GRID, RATIO = 3, 0.625  # of boxes: how many stand along a side, and the share of the side that each keeps
 MEAN, STD = (0.507, 0.487, 0.441), (0.267, 0.256, 0.276)
 
 
 @dataclass(frozen=True)
 class Sizes:
     """How large a round is. pixels: side of the pictures. labelled: pictures of a labelling round, crops of a scoring
-    one. steps: optimiser steps of a round. parts: compensators of one recovery round, each of one picture per class."""
+    one; a round of boxes has a quarter of the pictures. steps: optimiser steps of a round. parts: compensators of one
+    recovery round, each of one picture per class, or as many sets of learned pictures. real and matched: pictures of
+    each class whose gradients are set side by side in an image update of a matching round."""
 
     pixels: int = 32
     classes: int = 20
@@ -36,6 +40,8 @@ class Sizes:
     student_batch: int = 64
     labelled: int = 256
     parts: int = 1
+    real: int = 8
+    matched: int = 2
     steps: int = 1
 
 
@@ -72,21 +78,32 @@ class Case:
 
     @cached_property
     def items(self) -> int:
-        """How many pictures a round works on."""
+        """How many pictures a round works on; crops and boxes are pictures."""
         sizes = self.sizes
-        counts = {"labelling": sizes.labelled, "recovery": sizes.parts * sizes.classes * sizes.steps}
+        pulled = sizes.parts * sizes.classes * sizes.steps
+        counts = {"labelling": sizes.labelled, "recovery": pulled, "pictures": pulled}
+        counts["matching"] = (sizes.real + sizes.matched) * sizes.classes * sizes.steps
         counts["scoring"] = sizes.labelled // CROPS * CROPS
+        counts["boxes"] = sizes.labelled // 4 * (GRID**2 + 1)
         return counts.get(self.phase, self.work.items)
 
     def images(self) -> Tensor:
         """Return pictures, uint8[N, 3, H, W], smooth as photographs are, so that PNG can shorten them."""
-        counts = {"recovery": self.sizes.parts * self.sizes.classes, "scoring": self.items // CROPS}
+        parts = self.sizes.parts * self.sizes.classes
+        counts = {"recovery": parts, "pictures": parts, "scoring": self.items // CROPS}
+        counts["matching"] = self.sizes.real * self.sizes.classes
+        counts["boxes"] = self.items // (GRID**2 + 1)
         count = counts.get(self.phase, self.items)
         draw, side = rng(self.seed, "images"), self.sizes.pixels
         coarse = torch.from_numpy(draw.uniform(0, 255, (count, 3, 4, 4))).float()
         smooth = nn.functional.interpolate(coarse, (side, side), mode="bilinear")
         noise = torch.from_numpy(draw.normal(0, 4, smooth.shape)).float()
         return (smooth + noise).clamp(0, 255).to(torch.uint8)
+
+    def noise(self) -> Tensor:
+        """Return what learned pictures begin from, float[N, 3, H, W] in normalised units."""
+        drawn = rng(self.seed, "noise").standard_normal((len(self.labels()), 3, self.sizes.pixels, self.sizes.pixels))
+        return torch.from_numpy(drawn).to(self.dtype)
 
     def windows(self) -> Tensor:
         """Return the crops that are scored, long[N / CROPS, CROPS, 3]."""
@@ -99,7 +116,7 @@ class Case:
         return images if self.precision != EXACT else images.to(self.dtype) / 255.0
 
     def labels(self) -> Tensor:
-        """Return classes, long[N]; in recovery each of a part's pictures has its own class."""
+        """Return classes, long[N]; each of a part's pictures has its own class."""
         return torch.arange(len(self.images())) % self.sizes.classes
 
     def logits(self) -> Tensor:
@@ -114,7 +131,7 @@ class Case:
         network = create_network(
             arch, classes=self.sizes.classes, shape=shape, space=Space(MEAN, STD), seed=self.seed, **settings
         )
-        if self.phase in ("recovery", "labelling", "scoring"):
+        if self.phase not in ("teacher", "student"):
             norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
             for norm in norms:
                 norm.momentum = 1.0
@@ -134,8 +151,9 @@ class Case:
         In float32 they agree in losses and logits only: where rounding moves a ReLU across its kink, a gradient jumps.
         """
         small = Sizes(
-            self.sizes.pixels, self.sizes.classes, teacher_batch=8, student_batch=8, labelled=24, parts=2, steps=2
-        )
+            self.sizes.pixels, self.sizes.classes, teacher_batch=8, student_batch=8, labelled=24, parts=2, real=3,
+            matched=2, steps=2,
+        )  # fmt: skip
         return replace(self, precision=EXACT, sizes=small)
 
     def step_draws(self, step: int) -> tuple[np.ndarray, View]:

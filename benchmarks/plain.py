@@ -10,6 +10,7 @@ import io
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from fractions import Fraction
 from itertools import count
 from typing import Any
 
@@ -20,8 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.cases import MEAN, STD, Case
+from benchmarks.cases import GRID, MEAN, RATIO, STD, Case
 from datastill.runtime.seeds import rng
+from reference.boxes import all_stretched
 from reference.taps import recovery_loss, statistics
 
 CROP = 4
@@ -116,17 +118,27 @@ def train(
 
 
 class Recovery:
-    """One compensator in normalised units, recovered for itself, as `reference.infer` does in float64."""
+    """One compensator, or one set of learned pictures, in normalised units, recovered for itself.
 
-    def __init__(self, body: nn.Module, case: Case, part: int, lr: float, rounds: int, jitter: int) -> None:
+    As `reference.infer` and `reference.squeeze` do in float64. alpha: weight of the statistics.
+    """
+
+    def __init__(
+        self, body: nn.Module, case: Case, part: int, lr: float, rounds: int, jitter: int, alpha: float
+    ) -> None:
         sizes = case.sizes
         rows = slice(part * sizes.classes, (part + 1) * sizes.classes)
         mean, std = torch.tensor(MEAN).view(1, 3, 1, 1), torch.tensor(STD).view(1, 3, 1, 1)
-        self.x = (case.images()[rows].to(case.dtype) / 255.0 - mean) / std
-        self.labels = case.labels()[rows]
-        self.u = nn.Parameter(torch.zeros_like(self.x[:1]))
+        self.labels, self.free = case.labels()[rows], case.phase == "pictures"
+        if self.free:
+            self.x, self.u = torch.zeros(()), nn.Parameter(case.noise()[rows])
+        else:
+            self.x = (case.images()[rows].to(case.dtype) / 255.0 - mean) / std
+            self.u = nn.Parameter(torch.zeros_like(self.x[:1]))
+        self.low, self.high = ((bound - mean) / std for bound in (0.0, 1.0))
         self.adam = torch.optim.Adam([self.u], lr=lr, betas=(0.5, 0.9), eps=1e-8, foreach=False, fused=False)
         self.body, self.case, self.part, self.lr, self.rounds, self.jitter = body, case, part, lr, rounds, jitter
+        self.alpha = alpha
         self.done = 0
 
     def step(self) -> Tensor:
@@ -137,11 +149,14 @@ class Recovery:
         z = torch.roll(self.x + self.u, shift, dims=(2, 3))
         with precise(self.case.precision):
             logits, found = statistics(self.body, z)
-        loss = recovery_loss(logits, self.labels, found)
+        loss = recovery_loss(logits, self.labels, found, self.alpha)
         self.adam.zero_grad()
         self.body.zero_grad()
         loss.backward()
         self.adam.step()
+        if self.free:
+            with torch.no_grad():
+                self.u.copy_(torch.minimum(torch.maximum(self.u, self.low.to(self.u)), self.high.to(self.u)))
         self.done += 1
         return loss.detach()
 
@@ -151,6 +166,17 @@ def label(network: nn.Module, images: Tensor, dtype: torch.dtype) -> Tensor:
     """Return logits float[N, K] of pictures uint8[N, C, H, W]; `network` eats pixels in [0, 1]."""
     network.eval()
     return torch.cat([network(part.to(dtype) / 255.0) for part in images.split(LABEL_BATCH)])
+
+
+@torch.no_grad()
+def label_boxes(network: nn.Module, images: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return logits float[N * (1 + G * G), K] of pictures uint8[N, C, H, W] and of their boxes; cut one by one."""
+    network.eval()
+    views = []
+    for image in images:
+        pixels = image.to(dtype) / 255.0
+        views += [pixels, *all_stretched(pixels[None], GRID, Fraction(RATIO))]
+    return torch.cat([network(part) for part in torch.stack(views).split(LABEL_BATCH)])
 
 
 @torch.no_grad()

@@ -10,22 +10,31 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from benchmarks.cases import CROPS, MEAN, STD, Case
+from benchmarks.cases import CROPS, GRID, MEAN, RATIO, STD, Case
+from datastill.codecs import LabelCodec
 from datastill.draft import Draft
-from datastill.fields import Content, Context, Items, Pictures
+from datastill.fields import Content, Context, Items, Pictures, Store
+from datastill.label.dense import Dense
+from datastill.match.gradients import Gradients
+from datastill.match.lives import Life
 from datastill.match.statistics import Statistics
+from datastill.networks import Network
+from datastill.networks.norms import hasten
 from datastill.networks.taps import tap
 from datastill.recipe import DatasetInfo, Recipe
 from datastill.runtime.device import Device, open_device
+from datastill.runtime.progress import Reporter
 from datastill.store.compensated import Compensated
 from datastill.store.crops import Crops
+from datastill.store.synthetic import Synthetic
 from datastill.training.loop import Learner, train
 from datastill.training.losses import one_hot
 from datastill.training.predict import predict
 from datastill.training.supply import Data, supply
 
 ROUNDS = 1000  # the length of recovery's schedule; what is run is its beginning
-MATCH = Statistics(rounds=ROUNDS)
+# By phase: INFER's compensators and SRe2L's pictures on CIFAR.
+MATCHES = {"recovery": Statistics(rounds=ROUNDS), "pictures": Statistics(rounds=ROUNDS, alpha=0.01)}
 Numbers = dict[str, Tensor]
 
 
@@ -43,9 +52,15 @@ def ready(case: Case) -> Ready:
     """Return a side that is ready to run; everything of the reference stays out of the product's process."""
     if case.side == "product":
         device = open_device("cpu", "bf16" if case.precision == "bf16" else "float32")
-        makers = {"recovery": _product_recovery, "labelling": _product_labelling, "scoring": _product_scoring}
+        makers = {
+            "recovery": _product_recovery, "pictures": _product_recovery, "matching": _product_matching,
+            "labelling": _product_labelling, "boxes": _product_boxes, "scoring": _product_scoring,
+        }  # fmt: skip
         return makers.get(case.phase, _product_training)(case, device)
-    makers_plain = {"recovery": _plain_recovery, "labelling": _plain_labelling, "scoring": _plain_scoring}
+    makers_plain = {
+        "recovery": _plain_recovery, "pictures": _plain_recovery, "matching": _plain_matching,
+        "labelling": _plain_labelling, "boxes": _plain_boxes, "scoring": _plain_scoring,
+    }  # fmt: skip
     return makers_plain.get(case.phase, _plain_training)(case)
 
 
@@ -83,44 +98,62 @@ def _plain_training(case: Case) -> Ready:
     return _trained(losses, optimiser, case.sizes.steps)
 
 
-def _product_recovery(case: Case, device: Device) -> Ready:
-    sizes = case.sizes
-    info = DatasetInfo("benchmark", sizes.classes, (3, sizes.pixels, sizes.pixels), case.items, MEAN, STD)
-    labels, parts = case.labels(), torch.arange(sizes.parts).repeat_interleave(sizes.classes)
+def _compensators(case: Case) -> tuple[Store, Content, str]:
+    """Return a store, what it holds before anything is learned, and the name of what will be."""
+    sizes, labels = case.sizes, case.labels()
+    parts = torch.arange(sizes.parts).repeat_interleave(sizes.classes)
     items = Items.of(cls=labels, set=parts, maker=torch.zeros_like(parts), unit=parts, picture=torch.arange(len(parts)))
     arrays = {
-        "compensators": torch.zeros(sizes.parts, *info.shape, dtype=case.dtype),
+        "compensators": torch.zeros(sizes.parts, 3, sizes.pixels, sizes.pixels, dtype=case.dtype),
         "std": torch.tensor(STD).view(1, 3, 1, 1),
     }
     content = Content(items, Pictures(case.pixels(), labels, ()), arrays, ("compensators",))
-    tapped = tap(case.build(), torch.zeros(1, *info.shape))
+    return Compensated(), content, "compensators"
+
+
+def _learned_pictures(case: Case) -> tuple[Store, Content, str]:
+    """Return the same of learned pictures."""
+    sizes, labels = case.sizes, case.labels()
+    parts = torch.arange(sizes.parts).repeat_interleave(sizes.classes)
+    none = torch.full_like(labels, -1)
+    items = Items.of(cls=labels, set=parts, maker=none, unit=torch.arange(len(parts)), picture=none)
+    scale = {name: torch.tensor(v).view(1, 3, 1, 1) for name, v in (("mean", MEAN), ("std", STD))}
+    empty = Pictures(torch.empty(0, 3, sizes.pixels, sizes.pixels, dtype=torch.uint8), labels[:0], ())
+    return Synthetic(), Content(items, empty, {"pixels": case.noise()} | scale, ("pixels",)), "pixels"
+
+
+def _product_recovery(case: Case, device: Device) -> Ready:
+    match, shape = MATCHES[case.phase], (3, case.sizes.pixels, case.sizes.pixels)
+    store, content, learned = _compensators(case) if case.phase == "recovery" else _learned_pictures(case)
+    tapped = tap(case.build(), torch.zeros(1, *shape))
     nothing: Any = None  # a round asks its context for seed, device and taps alone
     ctx = Context(cast(Recipe, SimpleNamespace(seed=case.seed)), nothing, nothing, device, nothing, nothing)
     ctx.memo["tapped", case.network] = tapped
     draft = Draft(
-        Compensated(), content, MATCH.parts(items, (case.network,)), MATCH.optimise(),
-        rounds=ROUNDS, classes=sizes.classes, device=device.torch,
+        store, content, match.parts(content.items, (case.network,)), match.optimise(),
+        rounds=ROUNDS, classes=case.sizes.classes, device=device.torch,
     )  # fmt: skip
 
     def step() -> Tensor:
         with device.autocast():
-            metrics = MATCH.round(draft, ctx)
+            metrics = match.round(draft, ctx)
         draft.round += 1
-        return MATCH.ce * metrics["cross-entropy"] + MATCH.alpha * metrics["statistics"]
+        return match.ce * metrics["cross-entropy"] + match.alpha * metrics["statistics"]
 
     def first() -> Numbers:
-        numbers = {"outcome": step(), "gradient": draft.arrays()["optimiser.compensators.0.exp_avg"].clone()}
-        later = [step() for _ in range(sizes.steps - 1)]
+        numbers = {"outcome": step(), "gradient": draft.arrays()[f"optimiser.{learned}.0.exp_avg"].clone()}
+        later = [step() for _ in range(case.sizes.steps - 1)]
         return numbers | ({"later": torch.stack(later)} if later else {})
 
-    return Ready(first, lambda: [step() for _ in range(sizes.steps)])
+    return Ready(first, lambda: [step() for _ in range(case.sizes.steps)])
 
 
 def _plain_recovery(case: Case) -> Ready:
     from benchmarks import plain
 
-    body = case.build().body.eval()
-    parts = [plain.Recovery(body, case, part, MATCH.lr, ROUNDS, MATCH.jitter) for part in range(case.sizes.parts)]
+    body, match = case.build().body.eval(), MATCHES[case.phase]
+    parts = [plain.Recovery(body, case, part, match.lr, ROUNDS, match.jitter, match.alpha)
+             for part in range(case.sizes.parts)]  # fmt: skip
 
     def step() -> Tensor:
         return torch.stack([part.step() for part in parts])
@@ -131,6 +164,81 @@ def _plain_recovery(case: Case) -> Ready:
         return numbers | ({"later": torch.stack(later)} if later else {})
 
     return Ready(first, lambda: [step() for _ in range(case.sizes.steps)])
+
+
+class _Updates(Gradients):
+    """Image updates alone, all of one network, whose norms of batches remember what they saw."""
+
+    def _begun(self, draft: Draft, ctx: Context, steps: int) -> tuple[Network, Life | None]:
+        return ctx.memo["network"], None
+
+    def _settle(self, network: Network, draft: Draft, ctx: Context, step: int) -> None:
+        network.eval()
+
+
+def _condensed(case: Case) -> tuple[Tensor, Tensor]:
+    """Return synthetic pictures in normalised units as they begin, class after class, and their classes."""
+    sizes = case.sizes
+    return case.noise()[: sizes.classes * sizes.matched], torch.arange(sizes.classes).repeat_interleave(sizes.matched)
+
+
+def _product_matching(case: Case, device: Device) -> Ready:
+    sizes, (start, cls) = case.sizes, _condensed(case)
+    none = torch.full_like(cls, -1)
+    items = Items.of(cls=cls, set=none, maker=none, unit=torch.arange(len(cls)), picture=none)
+    scale = {name: torch.tensor(v).view(1, 3, 1, 1) for name, v in (("mean", MEAN), ("std", STD))}
+    empty = Pictures(torch.empty(0, 3, sizes.pixels, sizes.pixels, dtype=torch.uint8), cls[:0], ())
+    content = Content(items, empty, {"pixels": start} | scale, ("pixels",))
+    info = DatasetInfo("benchmark", sizes.classes, (3, sizes.pixels, sizes.pixels), case.items, MEAN, STD)
+    data = Data(case.pixels(), case.labels(), None, "classes")
+    real, fields = SimpleNamespace(info=info, data=lambda rows: data), SimpleNamespace(select=SimpleNamespace(pool=id))
+    nothing: Any = None
+    recipe = cast(Recipe, SimpleNamespace(seed=case.seed, ipc=sizes.matched))
+    ctx = Context(recipe, cast(Any, real), nothing, device, nothing, cast(Any, fields))
+    match = _Updates(batch=sizes.real, outer=1, inner=0, lr=0.1)
+    ctx.memo["network"] = case.build().to(memory_format=torch.channels_last)
+    hasten(ctx.memo["network"])  # as `fresh` hands networks out
+    draft = Draft(
+        Synthetic(bound=False), content, match.parts(items, ()), match.optimise(),
+        rounds=ROUNDS, classes=sizes.classes, device=device.torch,
+    )  # fmt: skip
+    match.begin(draft, ctx)
+
+    def step() -> Tensor:
+        found = match.round(draft, ctx)["distance"]
+        draft.end_round()
+        return found
+
+    return _matched(step, lambda: draft.arrays()["optimiser.pixels.0.momentum_buffer"], sizes.steps)
+
+
+def _plain_matching(case: Case) -> Ready:
+    from reference import gradients
+
+    start, _ = _condensed(case)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
+    images, labels = (case.images().to(case.dtype) / 255.0 - mean) / std, case.labels()
+    real = [images[labels == k] for k in range(case.sizes.classes)]
+    body, s = case.build().body.eval(), start.clone().requires_grad_()
+    optimiser = torch.optim.SGD([s], lr=0.1, momentum=0.5, foreach=False, fused=False)
+
+    def step() -> Tensor:
+        loss = gradients.objective(body, s.chunk(len(real)), real, lambda _, z: z)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        return loss.detach()[None]
+
+    return _matched(step, lambda: optimiser.state[s]["momentum_buffer"], case.sizes.steps)
+
+
+def _matched(step: Callable[[], Tensor], momentum: Callable[[], Tensor], steps: int) -> Ready:
+    def first() -> Numbers:
+        numbers = {"outcome": step(), "gradient": momentum().clone()}
+        later = [step() for _ in range(steps - 1)]
+        return numbers | ({"later": torch.stack(later)} if later else {})
+
+    return Ready(first, lambda: [step() for _ in range(steps)])
 
 
 def _product_labelling(case: Case, device: Device) -> Ready:
@@ -150,6 +258,35 @@ def _plain_labelling(case: Case) -> Ready:
 
     def label() -> Tensor:
         return plain.label(network, images, case.dtype)
+
+    return Ready(lambda: {"outcome": label()}, label)
+
+
+def _product_boxes(case: Case, device: Device) -> Ready:
+    network, images, labels = case.build(), case.images(), case.labels()
+    network.to(memory_format=torch.channels_last)  # as the bank hands networks out
+    network.register_forward_pre_hook(lambda module, given: (given[0].to(case.dtype),))  # boxes are float32
+    dense = Dense(grid=GRID, ratio=RATIO, codec=LabelCodec(kind="fp32"))
+    ctx = cast(Context, SimpleNamespace(
+        makers=("it",), network=lambda name: network, device=device, reporter=Reporter(), recipe=None
+    ))  # fmt: skip
+    content = cast(Content, SimpleNamespace(items=SimpleNamespace(cls=labels)))
+
+    def label() -> Tensor:
+        values = dense.make(images, ctx, content).values
+        assert values is not None, "labels of boxes have values"
+        return values
+
+    return Ready(lambda: {"outcome": label()}, label)
+
+
+def _plain_boxes(case: Case) -> Ready:
+    from benchmarks import plain
+
+    network, images = case.build(), case.images()
+
+    def label() -> Tensor:
+        return plain.label_boxes(network, images, case.dtype)
 
     return Ready(lambda: {"outcome": label()}, label)
 
