@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from datastill import recipe as recipes
 from datastill.errors import DatastillError
 from datastill.measure import reproduce as measured
+from datastill.measure.costs import Cost
 from datastill.measure.ledger import read_rows, row_files
-from datastill.measure.reproduce import COMMON, PAPERS, Cost, Reproduction, estimate, reproduce, scaled
+from datastill.measure.reproduce import COMMON, PAPERS, Reproduction, reproduce, scaled
 from datastill.measure.rows import paired
 from datastill.recipe import DatasetInfo, Paper, Recipe, method
 from datastill.runtime.files import read_json
@@ -145,6 +145,21 @@ def test_a_run_that_would_cost_too_much_is_refused_with_its_cost_and_a_scale(
     assert not (tmp_path / "run").exists()
 
 
+def test_what_is_not_in_the_cost_is_said_before_the_run_and_stands_in_its_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cost = Cost({"12 students": 1.0}, ("the match 'x'", "the networks of label.folds"))
+    monkeypatch.setattr(measured, "estimate", lambda *args: cost)
+    said: list[str] = []
+    reporter = Reporter()
+    monkeypatch.setattr(reporter, "say", said.append)
+    found = reproduce(tiny.dataset(), asked(seeds=1), out=tmp_path, device=tiny.device(), reporter=reporter)
+    assert said == ["What this run may cost was worked out without the match 'x' and the networks of label.folds."]
+    assert found["not_estimated"] == list(cost.unknown)
+    with pytest.raises(DatastillError, match=r"\(12 students 1 s; not counted: the match 'x', the networks of"):
+        reproduced(tmp_path / "other", limit=0.5)
+
+
 def test_a_scaled_run_is_named_after_its_scale_and_claims_no_papers_cell(tmp_path: Path) -> None:
     found = reproduced(tmp_path, scale=0.5, seeds=1)
     assert [row["arm"] for row in found["rows"]] == [
@@ -200,68 +215,3 @@ def test_without_a_number_the_nearest_ones_are_named(
     with pytest.raises(DatastillError, match=sentence.replace("?", r"\?")):
         reproduce(data, asked(**options), out=tmp_path / "run", device=tiny.device(), reporter=Reporter())
     assert not (tmp_path / "run").exists()
-
-
-def costs(recipe: Recipe, common: Any = None, seeds: int = 3) -> dict[str, float]:
-    data = tiny.dataset()
-    return dict(estimate(data, recipe, common or recipe.student, STUDENT, seeds, tiny.device()).phases)
-
-
-def test_the_estimate_is_steps_times_seconds_and_leaves_out_what_is_cached(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measured, "_step_seconds", lambda dataset, arch, settings, recipe, device: recipe.batch / 4)
-    training = replace(tiny.TEACHING, steps=14)  # which no other test trains
-    recipe = tiny.recipe(networks={name: replace(n, training=training) for name, n in tiny.NETWORKS.items()})
-    students = 2 * 3 * 2 * 12  # arms, seeds, seconds of a step, steps: at most 48 items in batches of 8, two epochs
-    matching = 4 * 2 / 3 * 4 * 16 / 16  # seconds of a step, forward's and input's share, rounds, images by batch
-    assert costs(recipe) == pytest.approx(
-        {"train first": 4 * 14, "match on first": matching, "train second": 4 * 14, "match on second": matching,
-         "6 students": students}
-    )  # fmt: skip
-    ctx = tiny.context(networks=recipe.networks)
-    ctx.network("first")
-    known = costs(recipe)
-    assert "train first" not in known
-    assert known["train second"] == 56
-    assert known["match on first"] == pytest.approx(matching)
-
-
-def test_what_is_longer_costs_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measured, "_step_seconds", lambda *args: 0.5)
-    recipe, training = tiny.recipe(), replace(tiny.TEACHING, steps=1000)
-    base = sum(costs(recipe).values())
-    longer = (
-        replace(recipe, student=replace(recipe.student, epochs=3)),
-        replace(recipe, match=recipes.choice("statistics", rounds=5, lr=0.1, jitter=1)),
-        replace(recipe, ipc=8),
-        replace(recipe, networks={name: replace(n, training=training) for name, n in tiny.NETWORKS.items()}),
-    )  # fmt: skip
-    assert [sum(costs(other).values()) > base for other in longer] == [True] * 4
-    assert sum(costs(recipe, seeds=4).values()) > base
-    assert sum(costs(scaled(recipe, 0.5)).values()) < base
-
-
-def test_two_protocols_that_differ_have_students_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measured, "_step_seconds", lambda *args: 0.5)
-    recipe = tiny.recipe()
-    assert costs(recipe)["6 students"] == 36
-    assert costs(recipe, replace(recipe.student, lr=0.5))["12 students"] == 72
-
-
-@pytest.mark.parametrize("batch", [8, 100])
-def test_a_step_is_timed_on_the_real_images_even_where_a_batch_holds_more(batch: int) -> None:
-    recipe = replace(tiny.STUDENT, batch=batch)
-    assert 0 < measured._step_seconds(tiny.dataset(), "convnet", {"width": 8}, recipe, tiny.device()) < 60
-
-
-def test_timing_leaves_the_random_state_alone() -> None:
-    before = torch.get_rng_state()
-    measured._step_seconds(tiny.dataset(), "convnet", {"width": 8}, tiny.STUDENT, tiny.device())
-    assert torch.equal(before, torch.get_rng_state())
-
-
-@pytest.mark.parametrize(
-    ("seconds", "told"),
-    [(0.4, "0 s"), (89, "89 s"), (91, "2 min"), (5000, "83 min"), (5400, "1.5 h"), (86400, "24.0 h")],
-)
-def test_costs_are_told_in_the_unit_that_is_read_most_easily(seconds: float, told: str) -> None:
-    assert str(Cost({"all": seconds})) == f"all {told}"

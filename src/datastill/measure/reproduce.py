@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from datastill.artifact import DistilledDataset
 from datastill.errors import DatastillError, suggestion
-from datastill.fields import Real, resolve
+from datastill.fields import resolve
 from datastill.measure.arms import ArmMaker
 from datastill.measure.compare import RANDOM
+from datastill.measure.costs import Cost, estimate, told_time
 from datastill.measure.evaluate import RESULTS
 from datastill.measure.ledger import write_rows
 from datastill.measure.rows import (
@@ -30,19 +28,14 @@ from datastill.measure.rows import (
 )
 from datastill.measure.sets import made_set
 from datastill.measure.teachers import Teachers
-from datastill.networks import Space, create_network
-from datastill.recipe import Paper, Recipe, TrainRecipe, Work, compose, method, read_networks
+from datastill.recipe import Paper, Recipe, TrainRecipe, compose, method
 from datastill.runtime.cache import locked
 from datastill.runtime.device import Device
 from datastill.runtime.files import write_json
 from datastill.runtime.progress import Reporter
 from datastill.settings import plain
 from datastill.sources import Dataset
-from datastill.training.bank import Bank, Training
-from datastill.training.loop import Learner, train
-from datastill.training.supply import supply
 
-TIMED_STEPS = 3
 MARGIN = 0.9  # of the limit, for the scale that is proposed: no two timings are equal
 ROWS = "rows"
 PAPERS, COMMON = "the paper's protocol", "the common protocol"
@@ -100,79 +93,6 @@ def scaled(recipe: Recipe, scale: float) -> Recipe:
     )
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What a run would take here, in seconds by phase; measured on a few steps of each training, and extended."""
-
-    phases: Mapping[str, float]
-
-    @property
-    def total(self) -> float:
-        """Seconds in all."""
-        return sum(self.phases.values())
-
-    def __str__(self) -> str:
-        return ", ".join(f"{name} {_told(seconds)}" for name, seconds in self.phases.items())
-
-
-def _told(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def estimate(dataset: Dataset, recipe: Recipe, common: TrainRecipe, student: str, seeds: int, device: Device) -> Cost:
-    """Return what a run of the recipe, and of its students under its own and a common protocol, would cost here.
-
-    Networks that the cache holds cost nothing. Two protocols that are equal share their students. A round of a match on
-    a network is taken as two thirds of a training step of that network on as many images: weights that are not trained
-    have no gradient.
-    """
-    real, info = Real(dataset, recipe.validation, recipe.seed), dataset.info
-    bank = Bank(device, Reporter())
-    items = recipe.ipc * info.classes * (len(recipe.networks) + 1)
-    phases: dict[str, float] = {}
-    rounds = recipe.match.settings.get("rounds", 0)
-    for name, made in recipe.networks.items():
-        training = Training(name, made, info, real.key, device.precision)
-        step = _step_seconds(dataset, made.arch, made.settings, made.training, device)
-        if not (bank.folder(training) / "record.json").exists():
-            phases[f"train {name}"] = step * made.training.work(len(real.rows)).steps
-        images = rounds * recipe.ipc * info.classes
-        phases[f"match on {name}"] = step * 2 / 3 * images / made.training.batch
-    ((arch, settings),) = read_networks(student).values()
-    protocols = [recipe.student] if common == recipe.student else [recipe.student, common]
-    step = sum(_step_seconds(dataset, arch, settings, training, device) for training in protocols)
-    count = 2 * seeds * len(protocols)
-    phases[f"{count} students"] = 2 * seeds * step * recipe.student.work(items).steps
-    return Cost(phases)
-
-
-def _step_seconds(
-    dataset: Dataset, arch: str, settings: Mapping[str, Any], recipe: TrainRecipe, device: Device
-) -> float:
-    """Return the seconds of one training step: the least of a few, after one to warm up."""
-    info = dataset.info
-    network = create_network(
-        arch, classes=info.classes, shape=info.shape, space=Space(info.mean, info.std), seed=0, **settings
-    )
-    work = Work(recipe.batch, recipe.batch, 1, TIMED_STEPS + 1)
-    learner = Learner(network, recipe, work, 0, device)
-    rows = torch.arange(min(recipe.batch, len(dataset.train))).repeat(-(-recipe.batch // len(dataset.train)))
-    data = Real(dataset).data()
-    data = replace(
-        data, images=data.images[rows], classes=data.classes[rows],
-        targets=None if data.targets is None else data.targets[rows],
-    ).to(device.torch)  # fmt: skip
-    times, last = [], time.perf_counter()
-    for _ in train(learner, supply(data, work, recipe, 0)):
-        if device.torch.type == "cuda":
-            torch.cuda.synchronize(device.torch)
-        times.append(time.perf_counter() - last)
-        last = time.perf_counter()
-    return min(times[1:])
-
-
 def reproduce(
     dataset: Dataset,
     asked: Reproduction,
@@ -204,12 +124,14 @@ def reproduce(
     common = scaled(_recipe(asked, "random", dataset, paper.ipc), asked.scale).student
     cost = estimate(dataset, recipe, common, student, asked.seeds, device)
     if cost.total > asked.limit:
-        share = MARGIN * asked.scale * asked.limit / cost.total
+        share, limit = MARGIN * asked.scale * asked.limit / cost.total, told_time(asked.limit)
         raise DatastillError(
-            f"this would take about {_told(cost.total)} on this device ({cost}), more than the {_told(asked.limit)} "
+            f"this would take about {told_time(cost.total)} on this device ({cost}), more than the {limit} "
             f"that --limit allows; raise --limit, or run a part of it with --scale {max(share, 0.0001):.2g} (its rows "
             "are named after the scale)."
         )
+    if cost.unknown:
+        reporter.say(f"What this run may cost was worked out without {' and '.join(cost.unknown)}.")
     testing = scored_on(dataset, "test", recipe.validation, recipe.seed)
     bench = Bench(testing, out, device, reporter, jobs)
     run = _Reproducing(dataset, asked, recipe, common, student, bench, dict(source or {"asked": dataset.origin}))
@@ -278,6 +200,7 @@ class _Reproducing:
             "paper": [] if self.tail else printed,
             "reproduction": _beside(paper, rows, asked.scale),
             "estimate": dict(cost.phases),
+            "not_estimated": list(cost.unknown),
         } | run_facts(self.dataset, self.source, bench, command)  # fmt: skip
 
 
