@@ -52,8 +52,12 @@ def test_a_sweep_prints_its_table_and_writes_its_pages(tmp_path: Path, capsys: p
     assert results["start"]["recipe"]["select"] == {"kind": "bilp", "epochs": 1, "runs": 1, "keep": 1.0}
     assert "against keep 1" in said
     assert "held-out training images" in said
-    assert (out / "critical.html").exists()
-    assert (out / "report.html").exists()
+    assert "critical.html; all numbers:" in said
+    pages = [out / name for name in ("critical.html", "report.html")]
+    for page in pages:
+        page.unlink()
+    assert run("report", str(out)) == 0
+    assert all(page.exists() for page in pages)
 
 
 def test_shares_that_are_no_numbers_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

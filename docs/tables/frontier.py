@@ -85,15 +85,15 @@ def _tables(group: Group) -> list[str]:
     for column in columns([entry.row for entry in group.entries]):
         mine = sorted((e for e in group.entries if e.row["column"] == column),
                       key=lambda e: (e.row["bytes"]["total"], e.name))  # fmt: skip
-        parts += [cells.column_line(column), cells.compact(HEADINGS, [_cells(e) for e in mine])]
+        parts += [cells.column_line(column), cells.compact(HEADINGS, [_cells(group, e) for e in mine])]
     return parts
 
 
-def _cells(entry: Entry) -> list[str]:
+def _cells(group: Group, entry: Entry) -> list[str]:
     row = entry.row
     return [
         f"{tables.code(row['arm'])}<br>{tables.escaped(row['says'])}", f"{row['ipc']:,}" if row["ipc"] else "",
-        cells.linked(cells.accuracy(row), entry.name), cells.standing(row["against_random"]), cells.labels(row),
+        cells.linked(cells.accuracy(row), entry.name), cells.standing(group.against_random(entry)), cells.labels(row),
         cells.weight(row, entry.run), cells.percent(row["teacher_top1"]),
     ]  # fmt: skip
 

@@ -112,6 +112,6 @@ def _ours(entry: Entry, group: Group) -> list[str]:
     return [
         cells.linked(cells.accuracy(row, strong=not row["random"]), entry.name),
         cells.linked(cells.accuracy(beside.row), beside.name) if beside else "",
-        cells.standing(row["against_random"]), cells.steps(row), cells.weight(row, entry.run),
+        cells.standing(group.against_random(entry)), cells.steps(row), cells.weight(row, entry.run),
         cells.percent(row["teacher_top1"]),
     ]  # fmt: skip

@@ -13,7 +13,7 @@ import yaml
 
 from datastill.errors import DatastillError, suggestion
 from datastill.measure.ledger import SPEED, Entry, read_rows
-from datastill.measure.rows import paired
+from datastill.measure.rows import label_kind, paired
 from datastill.report import words
 from datastill.runtime.files import digest_of, read_json
 
@@ -59,15 +59,29 @@ class Group:
         return [sorted(block, key=_place) for block in blocks]
 
     def random_beside(self, entry: Entry) -> Entry | None:
-        """Return the row of random real images that a row was compared with."""
+        """Return the row of random real images that a row was compared with, whose labels are of the same kind."""
         row, gap = entry.row, entry.row["against_random"]
         fitting = [
             other for other in self.entries
             if gap and other.row["random"] and all(other.row[k] == row[k] for k in ("column", "ipc", "seeds"))
             and (other.row["role"] == "plain") == (row["role"] == "plain")
-            and all(_close(paired(row, other.row)[k], gap[k]) for k in ("mean", "t"))
+            and all(_close(paired(row, other.row)[k], gap[k]) for k in ("mean", "t")) and _told_alike(entry, other)
         ]  # fmt: skip
         return min(fitting, key=lambda other: (other.run != entry.run, other.name), default=None)
+
+    def against_random(self, entry: Entry) -> Mapping[str, Any] | None:
+        """Return how far a row is above the row beside it; None where there is none."""
+        gap: Mapping[str, Any] | None = entry.row["against_random"]
+        return gap if self.random_beside(entry) else None
+
+
+def _told_alike(one: Entry, other: Entry) -> bool:
+    """Whether students of two rows are told the same kind of labels, of the same networks where these are soft."""
+    recipes = [entry.row["recipe"] for entry in (one, other)]
+    if None in recipes:  # controls of old evaluations, which had one method's labels
+        return one.run == other.run
+    told = [(None if one.row["column"] == "H" else r["networks"], label_kind(r["label"])) for r in recipes]
+    return told[0] == told[1]
 
 
 def _close(one: float | None, other: float | None) -> bool:

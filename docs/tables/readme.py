@@ -28,9 +28,8 @@ def readme_table(group: Group, named: Sequence[str]) -> str:
             lines.append([
                 f"{tables.code(row['arm'])}<br>{tables.escaped(row['title'])}{cells.networks_of(row)}",
                 cells.accuracy(row, strong=True), cells.accuracy(beside.row) if beside else "not run",
-                cells.gap(row["against_random"]),
-                cells.verdict(row["against_random"]), cells.steps(row), cells.labels(row), cells.weight(row, entry.run),
-                cells.percent(row["teacher_top1"]),
+                cells.gap(group.against_random(entry)), cells.verdict(group.against_random(entry)), cells.steps(row),
+                cells.labels(row), cells.weight(row, entry.run), cells.percent(row["teacher_top1"]),
             ])  # fmt: skip
         if lines:
             parts += [cells.column_line(column), cells.compact(HEADINGS, lines)]

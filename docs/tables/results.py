@@ -88,7 +88,7 @@ def _verdicts(group: Group, mine: Sequence[Entry]) -> list[str]:
         return [verdict(group, mine[0])]
     found: dict[str, list[str]] = {}
     for entry in mine:
-        gap = entry.row["against_random"]
+        gap = group.against_random(entry)
         if gap:
             found.setdefault(gap["verdict"], []).append(entry.row["arm"])
     parts = [text.format(cells.RANDOM, words.listed(found[key])) for key, text in SEVERAL.items() if key in found]
@@ -97,7 +97,7 @@ def _verdicts(group: Group, mine: Sequence[Entry]) -> list[str]:
 
 def verdict(group: Group, entry: Entry) -> str:
     """Return the sentence that a method's row owes its reader first."""
-    row, gap, beside = entry.row, entry.row["against_random"], group.random_beside(entry)
+    row, gap, beside = entry.row, group.against_random(entry), group.random_beside(entry)
     ours = _summary(row)
     if gap is None or beside is None:
         return (
@@ -112,7 +112,7 @@ def _summary(row: Mapping[str, Any]) -> Summary:
     return Summary.of(row["top1"]["per_seed"])
 
 
-def accuracy_tables(block: Sequence[Entry]) -> list[str]:
+def accuracy_tables(group: Group, block: Sequence[Entry]) -> list[str]:
     """Return a table for each of the columns H, S and D, never one for all; the methods' column first."""
     first = next((e.row["column"] for e in block if e.row["role"] == "method" and not e.row["random"]), "H")
     several = sum(e.row["role"] == "method" for e in block) > 1
@@ -121,27 +121,27 @@ def accuracy_tables(block: Sequence[Entry]) -> list[str]:
         mine = [e for e in block if e.row["column"] == column and e.row["role"] != "plain"]
         bare = [e for e in block if e.row["column"] == column and e.row["role"] == "plain"]
         if mine:
-            parts += [cells.column_line(column), cells.compact(HEADINGS, [_cells(e, several) for e in mine])]
+            parts += [cells.column_line(column), cells.compact(HEADINGS, [_cells(group, e, several) for e in mine])]
         if bare:
-            parts += [f"Column {column}, {BARE}", cells.compact(HEADINGS, [_bare(e) for e in bare])]
+            parts += [f"Column {column}, {BARE}", cells.compact(HEADINGS, [_bare(group, e) for e in bare])]
     return parts
 
 
-def _cells(entry: Entry, several: bool) -> list[str]:
+def _cells(group: Group, entry: Entry, several: bool) -> list[str]:
     row = entry.row
     reached = cells.accuracy(row, row["role"] == "method" and not row["random"])
     beside = f" (beside {tables.code(row['method'])})" if several and row["role"] == "control" else ""
     return [
         f"{tables.code(row['arm'])}<br>{tables.escaped(row['says'])}{beside}",
-        cells.linked(reached, entry.name), cells.standing(row["against_random"]),
+        cells.linked(reached, entry.name), cells.standing(group.against_random(entry)),
         cells.standing(row.get("method_minus_this")), cells.steps(row), cells.labels(row),
         cells.weight(row, entry.run), cells.percent(row["teacher_top1"]), f"{row['items']:,} ({row['pictures']:,})",
     ]  # fmt: skip
 
 
-def _bare(entry: Entry) -> list[str]:
+def _bare(group: Group, entry: Entry) -> list[str]:
     """Return the cells of a row whose students were trained in another way: it is compared with nothing here."""
-    made = _cells(entry, several=False)
+    made = _cells(group, entry, several=False)
     return [*made[:2], "", "", *made[4:]]
 
 
@@ -157,7 +157,7 @@ def _section(group: Group) -> list[str]:
         parts += [_set(i, blocks)] if len(blocks) > 1 else []
         parts += [tables.escaped(caption(row)) for row in shared.values()]
         parts += [cells.commands(run) for run in {digest_of(e.run): e.run for e in block}.values()]
-        parts += accuracy_tables(block)
+        parts += accuracy_tables(group, block)
         parts += _networks(block)
     ledgers = [e.row for block in blocks for e in block]
     real = group.entries[0].run["real_bytes"]
@@ -251,12 +251,14 @@ def _speed(name: str, bench: Mapping[str, Any]) -> list[str]:
     lines = [
         (
             row["phase"], tables.code(row["network"]), row["precision"], str(row["items"]), f"{row['ratio']:.2f}",
-            f"{row['ratio_min']:.2f} to {row['ratio_max']:.2f}", f"{row['max_relative_difference_float64']:.0e}",
+            f"{row['ratio_min']:.2f} to {row['ratio_max']:.2f}", f"{row['items'] / row['product_s']:,.0f}",
+            f"{row['max_relative_difference_float64']:.0e}",
             f"{row['reference_peak_bytes'] / mib:.0f}", f"{row['product_peak_bytes'] / mib:.0f}",
         )
         for row in bench["rows"]
     ]  # fmt: skip
-    head = ["phase", "network", "precision", "items", "times faster, median", "least to most", "difference in float64",
+    head = ["phase", "network", "precision", "items", "times faster, median", "least to most", "items a second",
+            "difference in float64",
             "reference, MiB", "Datastill, MiB"]  # fmt: skip
     told = (
         f"Each phase against a plain implementation of the same mathematics (`make bench`) in turns; {bench['rounds']} "
@@ -264,4 +266,5 @@ def _speed(name: str, bench: Mapping[str, Any]) -> list[str]:
         f"{versions['torch']}. Both compute the same: differences are relative, in float64. Memory is the "
         f"largest of each process above what its libraries take. The row file: [{name}](results/{name})."
     )
-    return ["## Speed against a plain reference", told, tables.markdown_table(head, lines)]
+    shown = ["## Speed against a plain reference", told, tables.markdown_table(head, lines)]
+    return [*shown, *([" ".join(map(tables.escaped, bench["says"]))] if bench.get("says") else [])]

@@ -83,8 +83,8 @@ def weight(row: Mapping[str, Any], run: Mapping[str, Any]) -> str:
 
 
 def steps(row: Mapping[str, Any]) -> str:
-    """Return a row's optimiser steps, marked where they are not those of the comparison."""
-    return f"{row['steps']:,}" + ("" if row["same_work"] else " (other)")
+    """Return a row's optimiser steps, marked where they are not those of the comparison or show more pictures."""
+    return words.work(row["steps"], row["same_work"], words.seen(row))
 
 
 def percent(value: float | None) -> str:

@@ -194,17 +194,40 @@ def test_the_example_select_extends_a_smaller_choice(monkeypatch):
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_parses_and_asks_for_things_that_exist(page):
     for words in commands(page):
-        width = 1 if words[0] in COMMANDS else 2
-        name = " ".join(words[:width])
-        params = COMMANDS[name].make_context(name, words[width:]).params
-        if words[0] == "distill":
-            check_recipe(params)
-        if words[0] in ("compare", "frontier"):
-            check_comparison(params)
-        if words[0] == "evaluate":
-            known = {control.name for control in method("infer").controls}
-            assert set((params["only"] or "random_soft").split(",")) <= known, words
-            check_networks(params["students"])
+        check_command(words)
+
+
+def check_command(words: list[str]) -> dict[str, Any]:
+    """Check that the arguments of a command parse and ask for things that exist; return what they were parsed to."""
+    width = 1 if words[0] in COMMANDS else 2
+    name = " ".join(words[:width])
+    params = COMMANDS[name].make_context(name, words[width:]).params
+    if words[0] == "distill":
+        check_recipe(params)
+    if words[0] in ("compare", "frontier"):
+        check_comparison(params)
+    if words[0] == "evaluate":
+        known = {control.name for control in method("infer").controls}
+        assert set((params["only"] or "random_soft").split(",")) <= known, words
+        check_networks(params["students"])
+    return params
+
+
+def test_the_commands_of_runs_that_wait_parse_and_are_those_of_their_line_of_the_leaderboard():
+    entries = yaml.safe_load((ROOT / "docs" / "results" / "waiting.yaml").read_text(encoding="utf-8"))
+    outs = []
+    for entry in entries:
+        lines = [shlex.split(line)[1:] for line in entry["command"].splitlines()]
+        first, *others = [check_command(words) for words in lines]
+        assert first["source"] == entry["source"]
+        if lines[0][0] == "distill":
+            assert (first["method"], first["ipc"]) == (entry["method"], entry["ipc"])
+            assert (str(others[0]["folder"]), others[0]["students"]) == (str(first["out"]), entry["student"])
+            outs.append(first["out"])
+        if lines[0][0] in ("compare", "frontier"):
+            assert str(entry["ipc"]) in first["ipc"].split(",")
+            assert entry["method"] in first["methods"].split(",")
+    assert len(outs) == len(set(outs))  # no run writes into the folder of another
 
 
 def check_recipe(params: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ import yaml
 from datastill import fields as rooms
 from datastill import recipe as recipes
 from datastill.codecs import LabelCodec
+from datastill.label.static import Combine
 from datastill.measure.ablation import DEVIATIONS, GAIN, Ablation, Plan, Variant
 from datastill.measure.compare import CROSS
 from datastill.measure.frontier import TILES, Grid
@@ -60,6 +61,16 @@ def test_the_plan_of_the_page_on_levers_is_one_and_its_rule_and_keys_are_those_o
     assert set(get_args(get_type_hints(Variant)["size"])) == set(name_of(table("levers.md", "variant")[2][1]))
     assert DEVIATIONS == 1
     assert f"at least {GAIN} points, and at least one standard deviation" in " ".join(PAGES["levers.md"].split())
+
+
+def test_the_means_of_the_labels_page_are_those_of_the_code():
+    assert [name_of(row[0])[0] for row in table("labels.md", "combine")] == list(get_args(Combine))
+    section = PAGES["labels.md"].partition("## Several networks")[2].partition("## ")[0].strip()
+    first, last = section.split("\n\n")[0], section.split("\n\n")[-1]
+    labels = rooms.registered("label")
+    mixing = {name for name, label in labels.items() if "combine" in get_type_hints(label)}
+    assert mixing == set(re.findall(r"`(\w+)`", first))
+    assert set(labels) - mixing - {"hard"} == set(re.findall(r"`(\w+)`", last))
 
 
 def test_the_budget_table_is_what_the_code_computes():

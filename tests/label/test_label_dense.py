@@ -404,7 +404,10 @@ def test_a_loaded_recipe_that_nobody_checked_is_refused_when_its_boxes_are_neede
 def test_students_that_keep_small_windows_and_impossible_wishes_are_refused() -> None:
     strong = replace(tiny.STUDENT, resized_crop=0.5)
     refused(r"student\.resized_crop=0\.5; set it to null and use student\.crop", student=strong)
-    assert context(views="global", student=strong).fields.label.column == "S"
+    shuffled = replace(tiny.STUDENT, shuffle_tiles=2)
+    refused(r"pictures as they are, but student\.shuffle_tiles=2 puts their parts in another order", student=shuffled)
+    for student in (strong, shuffled):
+        assert context(views="global", student=student).fields.label.column == "S"
     refused(r"views=local, boxes alone, and for weight=0, no boxes", views="local", weight=0.0)
     refused("label 'dense' asks the networks of the recipe, but the table", networks={}, store=choice("pixels"))
     refused("label codec 'topk' was given k=4 for 4 classes", codec="topk", k=4)

@@ -260,6 +260,12 @@ def test_a_student_that_interpolates_is_refused_but_for_one_view() -> None:
     assert context(views=1, student=student).fields.label.rendering(context(views=1).recipe) is None
 
 
+def test_a_student_that_shuffles_tiles_is_refused_but_for_one_view() -> None:
+    student = replace(STUDENT, shuffle_tiles=2)
+    refused(r"pictures as they are, but student\.shuffle_tiles=2 puts their parts in another order", student=student)
+    assert context(views=1, student=student).recipe.student.shuffle_tiles == 2
+
+
 def test_more_views_than_there_are_are_refused() -> None:
     still = replace(STUDENT, crop=0, flip=False)
     refused(r"asked for views=3, but student\.crop=0 and student\.flip=false give 1 of an item", student=still)

@@ -12,8 +12,10 @@ import torch
 from datastill.artifact import DistilledDataset
 from datastill.engine import distil
 from datastill.fields import resolve
+from datastill.label.replayed import LARGEST
 from datastill.match import Statistics
 from datastill.measure.arms import ArmMaker
+from datastill.methods.sre2l import REPLAYED
 from datastill.recipe import Choice, DatasetInfo, Recipe, TrainRecipe, choice, compose, method
 from datastill.runtime.device import open_device
 from datastill.runtime.progress import Reporter
@@ -111,7 +113,12 @@ def test_labels_are_networks_in_the_loop_or_their_record_where_it_can_be_held() 
         for info in (CIFAR, TINY, DIGITS):
             assert compose(name, info).label == Choice("dynamic")
         assert compose(name, small).label == Choice("replayed")
+        assert compose(name, IMAGENET, ipc=10).label == Choice("replayed")
         assert compose(name, IMAGENET, ipc=50).label == Choice("dynamic")
+
+
+def test_the_limit_of_recorded_labels_is_that_of_the_label_itself() -> None:
+    assert REPLAYED == LARGEST
 
 
 def test_faithful_takes_the_habits_of_the_released_code_and_nothing_else() -> None:

@@ -233,6 +233,18 @@ def test_protocol_teachers_bytes_times_commands_and_versions_stand_in_the_page(t
     assert ledger["real training images, lossless WebP"] == "9,300,000"
 
 
+def test_a_step_that_shows_several_pictures_of_an_item_says_how_many():
+    results = small()
+    row(results, "infer")["seen_per_step"] = 128
+    row(results, "random_S")["seen_per_step"] = 64
+    cells = {cells[0].split()[0]: cells for body in Page(render(results)).tables[ACCURACIES] for cells in body}
+    assert "of 128 pictures" in " ".join(" ".join(cells["infer"]).split())
+    assert "of 64 pictures" not in render(results)
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(rich_comparison(results, 10, "resnet18"))
+    assert console.export_text().count("400 of 128 pictures") == 1
+
+
 def test_steps_that_differ_by_ipc_are_said_in_words():
     results = small()
     results["protocol"]["steps"] = None

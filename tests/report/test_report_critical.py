@@ -12,7 +12,8 @@ from rich.console import Console
 
 from datastill.errors import DatastillError
 from datastill.measure.critical import critical_of
-from datastill.report.critical import LUCK, chart, critical_sentences, rich_critical, write_critical
+from datastill.report.critical import LUCK, PAGE, chart, critical_sentences, rich_critical, write_critical
+from datastill.report.pages import write_any
 from datastill.report.words import MINUS as M
 from datastill.runtime.files import write_json
 from reference.ladder import gap_of, ladder
@@ -88,6 +89,18 @@ def test_the_page_says_the_finding_and_escapes_what_others_wrote(tmp_path: Path)
     assert "photos <b>" not in page
     assert page.count('class="own"') == 1
     assert "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_a_report_that_is_written_again_is_that_of_the_sweep_too(tmp_path: Path) -> None:
+    write_json(tmp_path / "results.json", sweep((0.6, NOISE), (0.2, LOSS)))
+    assert write_any(tmp_path) == tmp_path / "report.html"
+    first = (tmp_path / PAGE).read_text(encoding="utf-8")
+    write_json(tmp_path / "results.json", sweep((0.6, LOSS), (0.2, LOSS)))
+    write_any(tmp_path)
+    assert "No pruning is free" in (tmp_path / PAGE).read_text(encoding="utf-8") != first
+    write_json(tmp_path / "plain" / "results.json", ladder())
+    write_any(tmp_path / "plain")
+    assert not (tmp_path / "plain" / PAGE).exists()
 
 
 def test_a_folder_without_a_sweep_is_refused(tmp_path: Path) -> None:

@@ -132,6 +132,13 @@ def test_a_row_says_accuracy_difference_test_and_verdict(page):
     assert "other steps" in steps[7]
 
 
+def test_a_step_that_shows_several_pictures_of_an_item_says_how_many(results, distilled):
+    results["rows"][0] |= {"seen_per_step": 128}
+    _, method, control, _ = Page(render(results, distilled)).tables["accuracies sortable"][0]
+    assert method[7].split() == ["400", "of", "128", "pictures"]
+    assert control[7].split() == ["400"]
+
+
 def test_bytes_to_the_byte_are_those_of_the_ledger(page, distilled):
     ledger = distilled.ledger()
     rows = Page(page).tables["ledger"][0]

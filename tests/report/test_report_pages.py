@@ -199,7 +199,7 @@ BENCH = {
     "rounds": 9,
     "rows": [
         {"phase": "recovery", "network": "convnet", "precision": "float32", "items": 20, "ratio": 2.504,
-         "ratio_min": 2.4, "ratio_max": 2.6, "max_relative_difference_float64": 3e-15,
+         "product_s": 0.1, "ratio_min": 2.4, "ratio_max": 2.6, "max_relative_difference_float64": 3e-15,
          "reference_peak_bytes": 3 << 20, "product_peak_bytes": 2 << 20},
     ],
 }  # fmt: skip
@@ -209,7 +209,11 @@ def test_rows_of_the_benchmark_have_a_section_of_their_own(script, root):
     write_json(root / "docs" / "results" / "bench-cpu.json", BENCH)
     assert script.main([], root) == 0
     speed = page(root).partition("## Speed against")[2]
-    assert "| recovery | `convnet` | float32 | 20 | 2.50 | 2.40 to 2.60 | 3e-15 | 3 | 2 |" in speed
+    assert "| recovery | `convnet` | float32 | 20 | 2.50 | 2.40 to 2.60 | 200 | 3e-15 | 3 | 2 |" in speed
+    assert "a hour" not in speed
+    write_json(root / "docs" / "results" / "bench-cpu.json", BENCH | {"says": ["CIFAR takes a hour of *one* thread."]})
+    script.main([], root)
+    assert r"takes a hour of \*one\* thread." in page(root).partition("## Speed against")[2]
     assert "9 rounds, threads: 1, by the processor's clock" in speed
 
 
@@ -245,6 +249,42 @@ def test_the_leaderboard_shows_ours_beside_random_and_the_papers_in_a_column_of_
     assert "| worse<br>−5.00<br>t" in infer
     assert f"| 400 | 1.20{NB}kB<br>6{NB}% | 81.00 | 41.0{NB}(0.4)<br>Table 1, arXiv:2408.06927 |" in infer
     assert "the paper" not in board(text, "photos", "convnet", "S")
+
+
+@pytest.mark.parametrize(
+    "label", [{"kind": "dense"}, {"kind": "views", "views": 4}, {"kind": "replayed"}, {"kind": "dynamic"}],
+    ids=lambda label: label["kind"],
+)  # fmt: skip
+@pytest.mark.parametrize("beside", [True, False], ids=["with its control", "without"])
+def test_a_row_stands_beside_random_images_with_the_same_kind_of_labels_or_beside_none(script, root, label, beside):
+    column = "D" if label["kind"] in ("replayed", "dynamic") else "S"
+    others = {"kind": "static" if column == "S" else "dynamic", "teacher_mode": "batch"}
+    own, random, other = (
+        row(method, scores, arm=arm, column=column, ipc=3)
+        for method, arm, scores in (
+            ("infer", "infer", [46.0, 47.0, 46.5]), ("random", "z", [51.0, 52.1, 51.4]),
+            ("random", "a", [51.0, 52.1, 51.4]),
+        )
+    )  # fmt: skip
+    for each, told in ((own, label), (random, label), (other, others)):
+        each["recipe"] |= {"label": told | {"codec": {"kind": "int4"}}}
+    results = measured([own, random, other])
+    assert own["against_random"] is not None  # of the row with its own labels
+    assert other["against_random"] is None
+    results["rows"] = [row for row in results["rows"] if beside or row is not random]
+    write_rows(results, root / "docs" / "results")
+    script.main([], root)
+    ledger = sys.modules["docs_tables.ledger"]
+    (group,) = (g for g in ledger.read(root / "docs" / "results").groups if g.ipc == 3)
+    (entry,) = (e for e in group.entries if e.row["method"] == "infer")
+    found = group.random_beside(entry)
+    assert (found.row["arm"] if found else None) == ("z" if beside else None)
+    page_of, board_of = (page(root, f"docs/{name}.md") for name in ("results", "leaderboard"))
+    line = next(line for line in board_of.splitlines() if line.startswith("| `infer`") and "| 3 |" in line)
+    assert ("51.50" in line) == ("−5.00" in line) == ("worse" in line) == beside
+    section = page_of.partition("photos at 3 images per class")[2].partition("### Bytes")[0]
+    assert ("its nearest control" in section) != beside
+    assert ("−5.00" in section) == beside
 
 
 def test_what_has_no_row_is_waiting_or_not_run_and_only_where_a_paper_has_a_number(script, root):

@@ -70,6 +70,20 @@ def test_the_terminal_table_shows_every_arm_and_names_with_brackets_whole(result
     assert text.index("random_soft") < text.index("random_hard") < text.index("dynamic")
 
 
+def test_a_step_that_shows_several_pictures_of_an_item_says_how_many(results):
+    console, seen = Console(width=200, record=True, file=io.StringIO()), "400 of 128 pictures"
+    assert "pictures |" in tables.accuracy_tables(results, "resnet18")
+    assert " of 64 pictures" not in tables.accuracy_tables(results, "resnet18")
+    results["rows"][0] |= {"batch": 64, "seen_per_step": 128}
+    results["rows"][1] |= {"batch": 64, "seen_per_step": 64}
+    text = tables.accuracy_tables(results, "resnet18")
+    console.print(tables.rich_table(results, "resnet18"))
+    assert text.count(seen) == console.export_text().count(seen) == 1
+    other = next(row for row in results["rows"] if row["arm"] == "other_steps")
+    other["seen_per_step"] = 2 * other["batch"]
+    assert f"| 100 of {2 * other['batch']} pictures (other) |" in tables.accuracy_tables(results, "resnet18")
+
+
 def test_the_standing_leaves_out_arms_with_other_work(results):
     assert rows.standing(results, "resnet18") == (
         "With resnet18, infer is within noise of dynamic (D); worse than random_soft (S) and random_hard (H)."

@@ -29,7 +29,7 @@ from datastill.measure.critical import critical as run_sweep
 from datastill.measure.hardness import SELECT, form_of, score_table, write_table
 from datastill.measure.jobs import jobs_on
 from datastill.recipe import compose
-from datastill.report.critical import critical_sentences, rich_critical, write_critical
+from datastill.report.critical import PAGE, critical_sentences, rich_critical
 from datastill.report.pages import write_any
 from datastill.runtime.device import open_device
 from datastill.runtime.progress import Terminal
@@ -106,7 +106,8 @@ def critical(
     console.print(rich_critical(results))
     for sentence in critical_sentences(results):
         console.print(sentence, soft_wrap=True)
-    console.print(f"Report: {write_critical(out)}; all numbers: {write_any(out)}", soft_wrap=True)
+    report = write_any(out)
+    console.print(f"Report: {report.with_name(PAGE)}; all numbers: {report}", soft_wrap=True)
 
 
 def _shares(text: str) -> tuple[float, ...]:

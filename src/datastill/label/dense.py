@@ -103,6 +103,12 @@ class Dense(Label):
                 f"student.resized_crop={recipe.student.resized_crop}; set it to null and use student.crop, or choose "
                 "label 'static'."
             )
+        if recipe.student.shuffle_tiles > 1:
+            mistakes.append(
+                "label 'dense' labels boxes of pictures as they are, but student.shuffle_tiles="
+                f"{recipe.student.shuffle_tiles} puts their parts in another order; set it to 1, or choose label "
+                "'static'."
+            )
         return mistakes + self._misplaced(min(info.shape[1:]))
 
     def _misplaced(self, side: int) -> list[str]:

@@ -71,6 +71,11 @@ class Views(Label):
                 f"student.flip={str(student.flip).lower()} give {different} of an item; ask for at most so many, or "
                 "let the student crop or flip more."
             )
+        if self.views > 1 and student.shuffle_tiles > 1:
+            mistakes.append(
+                "label 'views' labels crops and flips of pictures as they are, but student.shuffle_tiles="
+                f"{student.shuffle_tiles} puts their parts in another order; set it to 1, or choose label 'static'."
+            )
         return mistakes
 
     def rendering(self, recipe: Recipe) -> SeededViews | None:

@@ -38,7 +38,7 @@ STUDENTS["small"] = STUDENTS["cifar"] | {"epochs": 60, "batch": 64}
 TINY_TEACHER = {"lr": 0.2, "weight_decay": 1e-4, "epochs": 50, "warmup": 5, "batch": 256, "resized_crop": 0.08}
 BLOCK = 100  # images of a set, one of each of so many classes
 JPEG75 = {"format": "jpeg", "quality": 75, "chroma": "420"}  # of the released code
-REPLAYED = 1 << 31  # logits, beyond which `label=replayed` refuses to hold them
+REPLAYED = 1 << 32  # logits, beyond which `label=replayed` refuses to hold them (its own limit)
 
 HARD, RANDOM = {"label": choice("hard")}, {"select": choice("random")}
 REAL = RANDOM | {"store": choice("pixels"), "match": choice("none")}

@@ -18,7 +18,8 @@ class Line:
     """One arm with one student, ready to be shown; `gap` is the method minus this arm, None for the method itself.
 
     mean, std: top-1 in percent over seeds; std is None for one seed. same_work: whether it had the method's number of
-    optimiser steps. paper: the paper's number, where it has one.
+    optimiser steps. seen: how many pictures a step shows, "" for one of each item. paper: the paper's number, where it
+    has one.
     """
 
     arm: str
@@ -27,6 +28,7 @@ class Line:
     items: int
     pictures: int
     steps: int
+    seen: str
     same_work: bool
     bytes: int
     ratio: str
@@ -36,6 +38,11 @@ class Line:
     per_seed: tuple[float, ...]
     gap: Mapping[str, Any] | None
     paper: str | None
+
+    @property
+    def work(self) -> str:
+        """Its optimiser steps, marked where they are others, or show other than one picture of each item."""
+        return words.work(self.steps, self.same_work, self.seen)
 
     @property
     def difference(self) -> str:
@@ -90,6 +97,7 @@ def _line(results: Mapping[str, Any], row: Mapping[str, Any], own: Mapping[str, 
 def line_facts(row: Mapping[str, Any], real_bytes: Mapping[str, int]) -> dict[str, Any]:
     """Return the fields of a line that a row alone decides."""
     return {name: row[name] for name in ("arm", "says", "column", "items", "pictures", "steps")} | {
+        "seen": words.seen(row),
         "bytes": row["bytes"]["total"],
         "ratio": words.share(row["bytes"]["total"], real_bytes[words.CODEC]),
         "top1": words.top1(row["top1"]),

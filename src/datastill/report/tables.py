@@ -53,8 +53,7 @@ def accuracy_tables(results: Mapping[str, Any], student: str) -> str:
             [f"{code(line.arm)}<br>{escaped(line.says)}", _whole(line.top1) if line.gap else f"**{_whole(line.top1)}**",
              f"{line.difference}<br>{_whole(line.test)}" if line.gap else "", line.verdict,
              *([_whole(line.paper or "")] if heading else []), f"{line.items:,}", f"{line.pictures:,}",
-             f"{line.steps:,}" + ("" if line.same_work else " (other)"),
-             f"{_whole(words.size(line.bytes))}<br>{_whole(line.ratio)}"]
+             line.work, f"{_whole(words.size(line.bytes))}<br>{_whole(line.ratio)}"]
             for line in lines
         ]  # fmt: skip
         parts.append(f"Column {column} ({words.COLUMNS[column]}):")
@@ -105,7 +104,7 @@ def rich_table(results: Mapping[str, Any], student: str) -> Table:
             said = Text(f"{line.difference} {line.verdict}", COLOURS[line.gap["verdict"]]) if line.gap else Text("")
             table.add_row(
                 Text(line.arm, "" if line.gap else "bold"), column, f"{line.items:,}",
-                f"{line.steps:,}" + ("" if line.same_work else " (other)"), words.size(line.bytes),
+                line.work, words.size(line.bytes),
                 Text(line.top1, "" if line.gap else "bold"), said,
             )  # fmt: skip
         table.add_section()
@@ -125,7 +124,7 @@ def rich_comparison(results: Mapping[str, Any], ipc: int, student: str) -> Table
             said = Text(f"{line.difference} {line.verdict}", COLOURS[line.gap["verdict"]]) if line.gap else Text("")
             table.add_row(
                 Text(line.arm, "bold" if line.role == "method" else ""), column, f"{line.items:,}",
-                f"{line.steps:,}" + ("" if line.same_work else " (other)"), words.size(line.bytes), line.top1, said,
+                line.work, words.size(line.bytes), line.top1, said,
             )  # fmt: skip
         table.add_section()
     return table

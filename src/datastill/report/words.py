@@ -74,6 +74,20 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def seen(row: Mapping[str, Any]) -> str:
+    """Return how many pictures a row's student sees in a step, "" where that is one of each item.
+
+    Rows from before this was counted have one of each.
+    """
+    count = row.get("seen_per_step", row["batch"])
+    return "" if count == row["batch"] else f"{count:,} pictures"
+
+
+def work(steps: int, same_work: bool, pictures: str) -> str:
+    """Return optimiser steps, with what `seen` says of them, marked where they are not those of the comparison."""
+    return f"{steps:,}" + (f" of {pictures}" if pictures else "") + ("" if same_work else " (other)")
+
+
 def top1(found: Mapping[str, Any]) -> str:
     """Return `mean ± std (n=...)` of a row's "top1", in percent."""
     return str(Summary(tuple(found["per_seed"]), found["mean"], found["std"], found["n"]))
@@ -115,7 +129,8 @@ def what_numbers_mean(difference: str = "Method minus this") -> list[tuple[str, 
         (
             "Equal work",
             "Every arm has the same student, the same number of optimiser steps and the same number of items in each "
-            "step, except where the table marks other steps.",
+            "step, except where the table marks other steps. Where a step shows more than one picture of an item, the "
+            "table says how many it shows.",
         ),
         (
             "Bytes",
