@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from datastill.errors import DatastillError, suggestion
-from datastill.measure.ledger import SPEED, Entry, read_rows
+from datastill.measure.ledger import SPEED, Entry, read_rows, settled
 from datastill.measure.rows import label_kind, paired
 from datastill.report import words
 from datastill.runtime.files import digest_of, read_json
@@ -187,7 +187,7 @@ def _protocol(entry: Entry, entries: Iterable[Entry], per_ipc: bool) -> tuple[An
         beside = [e.row["steps"] for e in entries if e.run == run and e.row["same_work"]
                   and all(e.row[k] == row[k] for k in ("ipc", "student", "split"))]  # fmt: skip
         steps = beside[0] if beside else run["protocol"]["steps"]
-    digest = digest_of([run["source"]["fingerprint"], run["protocol"]["student"]])[:8]
+    digest = digest_of([run["source"]["fingerprint"], settled(run["protocol"]["student"])])[:8]
     place = run["source"]["name"], row["student"], steps, row["batch"], row["split"], digest
     return (*place, row["ipc"] if per_ipc else None)
 

@@ -11,8 +11,10 @@ import pytest
 from datastill.engine import distil
 from datastill.errors import DatastillError
 from datastill.measure.evaluate import Plan, evaluate
-from datastill.measure.ledger import Entry, read_rows, row_files, thinned, write_rows
+from datastill.measure.ledger import Entry, read_rows, row_files, settled, thinned, write_rows
+from datastill.recipe import TrainRecipe
 from datastill.runtime.progress import Reporter
+from datastill.settings import plain
 from reference import tiny
 from reference.ladder import ladder
 from reference.measured import compared, frontier, measured, proxy, row
@@ -174,6 +176,14 @@ def start_key(change: Any) -> str:
 )
 def test_what_makes_another_trial_makes_another_file(change):
     assert start_key(change) != start_key(lambda r: None)
+
+
+def test_a_training_is_the_same_whether_a_default_was_written_down_or_not():
+    written = plain(TrainRecipe(lr=0.3, batch=32))
+    before = {k: v for k, v in written.items() if k not in ("ema", "nesterov")}
+    assert settled({"networks": [written]}) == settled({"networks": [before]}) == {"networks": [{"lr": 0.3, "batch": 32}]}
+    assert settled(written | {"ema": 0.9}) != settled(written)
+    assert settled({"kind": "statistics", "lr": 0.1}) == {"kind": "statistics", "lr": 0.1}
 
 
 def test_a_longer_plan_makes_no_other_trial():

@@ -17,7 +17,9 @@ from typing import Any
 
 from datastill.errors import DatastillError
 from datastill.measure.rowcheck import KINDS, RUNS, SCHEMA, mistakes
+from datastill.recipe import TrainRecipe
 from datastill.runtime.files import digest_of, read_json, write_json
+from datastill.settings import plain
 
 SPEED = "bench-"  # files of `make bench` lie beside the rows
 POINTS = 40  # of a committed loss curve
@@ -35,6 +37,8 @@ NAMES = {
 }
 STUDENT = r", seed \d+$"  # ends the name of one student's phase; its seconds stand in its row
 EVALUATION = "evaluation"
+USUAL = plain(TrainRecipe())
+SIGNS = {"optimiser", "lr", "schedule", "batch", "epochs"}  # a mapping with these is a training recipe
 EXAMPLES = 3
 
 
@@ -103,7 +107,7 @@ def _run(results: Mapping[str, Any]) -> dict[str, Any]:
     run["teachers"] = {n: {k: v for k, v in facts.items() if k != "losses"} for n, facts in networks.items()}
     seconds = run["seconds"] or {}
     run["seconds"] = {phase: s for phase, s in seconds.items() if not re.search(STUDENT, phase)}
-    run["beside"] = None if recipe is None else digest_of(recipe)
+    run["beside"] = None if recipe is None else digest_of(settled(recipe))
     if run["kind"] == "ablation":
         run |= {name: results.get(name) for name in ("plan", "best", "failures")}
         run["experiments"] = [_without(experiment, {"rows"}) for experiment in results.get("experiments", ())]
@@ -125,12 +129,23 @@ def key_of(kind: str, row: Mapping[str, Any], run: Mapping[str, Any]) -> dict[st
     trained = {"proxy": protocol, "trial": row.get("trained")}  # each variant may train its students in its own way
     recipe, training = row.get("recipe"), trained.get(kind, protocol.get("student"))
     return key | {
-        "recipe": None if recipe is None else digest_of(recipe),
+        "recipe": None if recipe is None else digest_of(settled(recipe)),
         "beside": run.get("beside"),
-        "training": digest_of(training),
+        "training": digest_of(settled(training)),
         "precision": (run.get("device") or {}).get("precision"),
         "datastill": (run.get("versions") or {}).get("datastill"),
     }
+
+
+def settled(value: Any) -> Any:
+    """Return plain data in which training recipes have no setting at its default, at any depth.
+
+    A recipe is then the same whether it was written before or after a setting came whose default means what was done.
+    """
+    if isinstance(value, Mapping):
+        usual = USUAL if SIGNS <= value.keys() else {}
+        return {k: settled(v) for k, v in value.items() if k not in usual or usual[k] != v}
+    return [settled(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def file_name(key: Mapping[str, Any]) -> str:
