@@ -143,7 +143,7 @@ def settled(value: Any) -> Any:
     A recipe is then the same whether it was written before or after a setting came whose default means what was done.
     """
     if isinstance(value, Mapping):
-        usual = USUAL if SIGNS <= value.keys() else {}
+        usual = USUAL if value.keys() >= SIGNS else {}
         return {k: settled(v) for k, v in value.items() if k not in usual or usual[k] != v}
     return [settled(v) for v in value] if isinstance(value, list | tuple) else value
 
