@@ -89,3 +89,7 @@ class NetworkRecipe:
     settings: dict[str, Any] = setting({})
     seed: int = setting(0, low=0)
     training: TrainRecipe = field(default_factory=TrainRecipe)
+
+    def __hash__(self) -> int:
+        """Return the same for equal recipes, whatever the order of their settings: a choice may hold one."""
+        return hash((self.arch, repr(sorted(self.settings.items())), self.seed, self.training))
