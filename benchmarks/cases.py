@@ -16,7 +16,7 @@ from datastill.store.cutting import draw_windows
 from datastill.training.supply import batch_rows
 from datastill.training.views import View
 
-PHASES = ("teacher", "recovery", "pictures", "matching", "labelling", "boxes", "scoring", "student")
+PHASES = ("teacher", "recovery", "pictures", "matching", "features", "labelling", "boxes", "scoring", "student")
 NETWORKS = ("convnet", "resnet18", "mobilenetv2")
 PRECISIONS = ("float32", "bf16")
 EXACT = "float64"
@@ -32,7 +32,8 @@ class Sizes:
     """How large a round is. pixels: side of the pictures. labelled: pictures of a labelling round, crops of a scoring
     one; a round of boxes has a quarter of the pictures. steps: optimiser steps of a round. parts: compensators of one
     recovery round, each of one picture per class, or as many sets of learned pictures. real and matched: pictures of
-    each class whose gradients are set side by side in an image update of a matching round."""
+    each class whose gradients are set side by side in an image update of a matching round, or the means of whose
+    features in one of features."""
 
     pixels: int = 32
     classes: int = 20
@@ -82,7 +83,7 @@ class Case:
         sizes = self.sizes
         pulled = sizes.parts * sizes.classes * sizes.steps
         counts = {"labelling": sizes.labelled, "recovery": pulled, "pictures": pulled}
-        counts["matching"] = (sizes.real + sizes.matched) * sizes.classes * sizes.steps
+        counts["matching"] = counts["features"] = (sizes.real + sizes.matched) * sizes.classes * sizes.steps
         counts["scoring"] = sizes.labelled // CROPS * CROPS
         counts["boxes"] = sizes.labelled // 4 * (GRID**2 + 1)
         return counts.get(self.phase, self.work.items)
@@ -91,7 +92,7 @@ class Case:
         """Return pictures, uint8[N, 3, H, W], smooth as photographs are, so that PNG can shorten them."""
         parts = self.sizes.parts * self.sizes.classes
         counts = {"recovery": parts, "pictures": parts, "scoring": self.items // CROPS}
-        counts["matching"] = self.sizes.real * self.sizes.classes
+        counts["matching"] = counts["features"] = self.sizes.real * self.sizes.classes
         counts["boxes"] = self.items // (GRID**2 + 1)
         count = counts.get(self.phase, self.items)
         draw, side = rng(self.seed, "images"), self.sizes.pixels
@@ -131,7 +132,7 @@ class Case:
         network = create_network(
             arch, classes=self.sizes.classes, shape=shape, space=Space(MEAN, STD), seed=self.seed, **settings
         )
-        if self.phase not in ("teacher", "student"):
+        if self.phase not in ("teacher", "features", "student"):
             norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
             for norm in norms:
                 norm.momentum = 1.0

@@ -10,6 +10,7 @@ import io
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from fractions import Fraction
 from itertools import count
 from typing import Any
@@ -23,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.cases import GRID, MEAN, RATIO, STD, Case
 from datastill.runtime.seeds import rng
+from datastill.training.augment import OPERATIONS, Augment
 from reference.boxes import all_stretched
 from reference.taps import recovery_loss, statistics
 
@@ -159,6 +161,48 @@ class Recovery:
                 self.u.copy_(torch.minimum(torch.maximum(self.u, self.low.to(self.u)), self.high.to(self.u)))
         self.done += 1
         return loss.detach()
+
+
+class Features:
+    """DM as its released code does it: a new network each step, class after class, one backward pass for all of them.
+
+    With batch norm all classes of a side are one batch. s: learned pictures float[N, 3, H, W] in normalised units.
+    """
+
+    def __init__(self, case: Case, start: Tensor, classes: int) -> None:
+        mean, std = torch.tensor(MEAN).view(1, 3, 1, 1), torch.tensor(STD).view(1, 3, 1, 1)
+        images, labels = (case.images().to(case.dtype) / 255.0 - mean) / std, case.labels()
+        self.real = [images[labels == k] for k in range(classes)]
+        self.s, self.case, self.done = nn.Parameter(start.clone()), case, 0
+        self.sgd = torch.optim.SGD([self.s], lr=1.0, momentum=0.5, foreach=False, fused=False)
+
+    def step(self) -> Tensor:
+        """Take one step; returns its loss, float[1]."""
+        network = replace(self.case, seed=self.done).build().train().requires_grad_(False)
+        shape, stream = network.shape, rng(self.case.seed, 0, 0, self.done, "siamese 0")
+        drawn = Augment(OPERATIONS, "one").draw(stream, len(self.real), shape)
+
+        def seen(x: Tensor, k: int) -> Tensor:
+            return drawn.of(torch.full((len(x),), k)).apply(x)
+
+        real = [seen(x, k) for k, x in enumerate(self.real)]
+        made = [seen(x, k) for k, x in enumerate(self.s.chunk(len(self.real)))]
+        loss = torch.zeros((), dtype=self.case.dtype)
+        with precise(self.case.precision):
+            if any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
+                theirs = network.body.features(torch.cat(real)).detach().chunk(len(real))
+                mine = network.body.features(torch.cat(made)).chunk(len(real))
+                for r, s in zip(theirs, mine, strict=True):
+                    loss = loss + (r.mean(0) - s.mean(0)).square().sum()
+            else:
+                for x, y in zip(real, made, strict=True):
+                    r, s = network.body.features(x).detach(), network.body.features(y)
+                    loss = loss + (r.mean(0) - s.mean(0)).square().sum()
+        self.sgd.zero_grad()
+        loss.backward()
+        self.sgd.step()
+        self.done += 1
+        return loss.detach()[None]
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -15,6 +15,7 @@ from datastill.codecs import LabelCodec
 from datastill.draft import Draft
 from datastill.fields import Content, Context, Items, Pictures, Store
 from datastill.label.dense import Dense
+from datastill.match.features import Features
 from datastill.match.gradients import Gradients
 from datastill.match.lives import Life
 from datastill.match.statistics import Statistics
@@ -24,6 +25,7 @@ from datastill.networks.taps import tap
 from datastill.recipe import DatasetInfo, Recipe
 from datastill.runtime.device import Device, open_device
 from datastill.runtime.progress import Reporter
+from datastill.select.random import Random
 from datastill.store.compensated import Compensated
 from datastill.store.crops import Crops
 from datastill.store.synthetic import Synthetic
@@ -54,12 +56,13 @@ def ready(case: Case) -> Ready:
         device = open_device("cpu", "bf16" if case.precision == "bf16" else "float32")
         makers = {
             "recovery": _product_recovery, "pictures": _product_recovery, "matching": _product_matching,
-            "labelling": _product_labelling, "boxes": _product_boxes, "scoring": _product_scoring,
+            "features": _product_matching, "labelling": _product_labelling, "boxes": _product_boxes,
+            "scoring": _product_scoring,
         }  # fmt: skip
         return makers.get(case.phase, _product_training)(case, device)
     makers_plain = {
         "recovery": _plain_recovery, "pictures": _plain_recovery, "matching": _plain_matching,
-        "labelling": _plain_labelling, "boxes": _plain_boxes, "scoring": _plain_scoring,
+        "features": _plain_features, "labelling": _plain_labelling, "boxes": _plain_boxes, "scoring": _plain_scoring,
     }  # fmt: skip
     return makers_plain.get(case.phase, _plain_training)(case)
 
@@ -176,6 +179,14 @@ class _Updates(Gradients):
         network.eval()
 
 
+class _Steps(Features):
+    """Distribution matching in networks that both sides draw alike."""
+
+    def round(self, draft: Draft, ctx: Context) -> dict[str, Tensor]:
+        network: Network = ctx.memo["drawn"](draft.round)
+        return self._update(network, draft, ctx, 0)
+
+
 def _condensed(case: Case) -> tuple[Tensor, Tensor]:
     """Return synthetic pictures in normalised units as they begin, class after class, and their classes."""
     sizes = case.sizes
@@ -191,13 +202,21 @@ def _product_matching(case: Case, device: Device) -> Ready:
     content = Content(items, empty, {"pixels": start} | scale, ("pixels",))
     info = DatasetInfo("benchmark", sizes.classes, (3, sizes.pixels, sizes.pixels), case.items, MEAN, STD)
     data = Data(case.pixels(), case.labels(), None, "classes")
-    real, fields = SimpleNamespace(info=info, data=lambda rows: data), SimpleNamespace(select=SimpleNamespace(pool=id))
+    real = SimpleNamespace(info=info, classes=range(sizes.classes), rows=None, data=lambda rows: data)
+    fields = SimpleNamespace(select=Random())
     nothing: Any = None
     recipe = cast(Recipe, SimpleNamespace(seed=case.seed, ipc=sizes.matched))
     ctx = Context(recipe, cast(Any, real), nothing, device, nothing, cast(Any, fields))
-    match = _Updates(batch=sizes.real, outer=1, inner=0, lr=0.1)
-    ctx.memo["network"] = case.build().to(memory_format=torch.channels_last)
-    hasten(ctx.memo["network"])  # as `fresh` hands networks out
+
+    def drawn(round: int) -> Network:  # as `fresh` does
+        network = replace(case, seed=round).build().to(memory_format=torch.channels_last)
+        hasten(network)
+        return network
+
+    match: Gradients | Features = _Updates(batch=sizes.real, outer=1, inner=0, lr=0.1)
+    if case.phase == "features":
+        match = _Steps(batch=sizes.real, augment="one")
+    ctx.memo |= {"network": drawn(case.seed), "drawn": drawn}
     draft = Draft(
         Synthetic(bound=False), content, match.parts(items, ()), match.optimise(),
         rounds=ROUNDS, classes=sizes.classes, device=device.torch,
@@ -205,7 +224,8 @@ def _product_matching(case: Case, device: Device) -> Ready:
     match.begin(draft, ctx)
 
     def step() -> Tensor:
-        found = match.round(draft, ctx)["distance"]
+        with device.autocast():
+            found = match.round(draft, ctx)["distance"]
         draft.end_round()
         return found
 
@@ -230,6 +250,14 @@ def _plain_matching(case: Case) -> Ready:
         return loss.detach()[None]
 
     return _matched(step, lambda: optimiser.state[s]["momentum_buffer"], case.sizes.steps)
+
+
+def _plain_features(case: Case) -> Ready:
+    from benchmarks import plain
+
+    sizes, (start, _) = case.sizes, _condensed(case)
+    matching = plain.Features(case, start, sizes.classes)
+    return _matched(matching.step, lambda: matching.sgd.state[matching.s]["momentum_buffer"], sizes.steps)
 
 
 def _matched(step: Callable[[], Tensor], momentum: Callable[[], Tensor], steps: int) -> Ready:

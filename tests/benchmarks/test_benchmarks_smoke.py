@@ -23,7 +23,7 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.global_random  # a plain loader shuffles from the global state, as typical research code does
 @pytest.mark.parametrize(
-    "phase", ["teacher", "recovery", "pictures", "matching", "labelling", "boxes", "scoring", "student"]
+    "phase", ["teacher", "recovery", "pictures", "matching", "features", "labelling", "boxes", "scoring", "student"]
 )
 def test_reference_and_product_compute_the_same_numbers(phase: str) -> None:
     from benchmarks.cases import Case, Sizes

@@ -69,6 +69,7 @@ def test_metrics_are_one_finite_number_per_part(name: str) -> None:
             ctx.fields.store, content, group, match.optimise(),
             rounds=match.total_rounds, classes=4, device=ctx.device.torch,
         )  # fmt: skip
+        match.begin(draft, ctx)
         for value in match.round(draft, ctx).values():
             assert value.shape == (len(group),)
             assert value.isfinite().all()

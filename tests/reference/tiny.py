@@ -127,10 +127,17 @@ class GivenBank(Bank):
 # What a registered choice needs to be told where it has no default for it.
 NEEDED: dict[tuple[str, str], dict[str, Any]] = {
     ("label", "dense"): {"grid": 3},
+    ("match", "gradients"): {
+        "outer": 2, "inner": 1, "batch": 8, "lr": 0.1, "network": {"arch": "convnet_in", "settings": {"width": 8}}
+    },
+    ("match", "living"): {
+        "network": {"arch": "convnet_in", "settings": {"width": 4, "depth": 2}},
+        "policy": {"kind": "dynamic", "window": 2, "query": 8, "most_outer": 2, "most_inner": 2},
+    },
     ("match", "noise"): {"norms": [1.0, 2.0, 3.0, 4.0]},
     ("store", "crops"): {"order": "random"},  # asks no network
     ("store", "tiles"): {"init": "noise"},  # asks for no more real images than there are
-}
+}  # fmt: skip
 
 
 def chosen(room: str, name: str, **settings: Any) -> Choice:

@@ -1,0 +1,36 @@
+"""The tables of the page on DC and DSA agree with the code."""
+
+from __future__ import annotations
+
+import yaml
+
+from datastill.match.gradients import LOOPS
+from datastill.recipe import compose, method
+from reference.pages import INFOS, name_of, table, value_at
+
+METHODS = ("dc", "dsa")
+PROFILES = ("cifar100", "tiny-imagenet", "imagenet", "digits")
+
+
+def test_the_profiles_of_the_page_are_those_of_the_methods() -> None:
+    rows = table("gradients.md", "profiles")
+    assert {name for row in rows for name in name_of(row[0])} == set(METHODS)
+    for named, setting, *cells in rows:
+        ((name,), (path,)) = name_of(named), name_of(setting)
+        for source, cell in zip(PROFILES, cells, strict=True):
+            assert value_at(compose(name, INFOS[source]), path) == yaml.safe_load(cell), (name, path, source)
+
+
+def test_the_controls_of_the_page_are_those_of_the_methods() -> None:
+    listed: dict[str, set[str]] = {name: set() for name in METHODS}
+    for names, of, *_ in table("gradients.md", "controls"):
+        for name in METHODS if of == "both" else name_of(of):
+            listed[name] |= set(name_of(names))
+    for name in METHODS:
+        assert listed[name] == {control.name for control in method(name).controls}
+
+
+def test_the_loops_of_the_page_are_those_of_the_match() -> None:
+    updates, epochs = table("gradients.md", "loops")
+    found = list(zip([int(cell) for cell in updates[1:-1]], ["1", *epochs[2:-1]], strict=True))
+    assert {ipc: (outer, int(inner)) for ipc, (outer, inner) in zip(LOOPS, found, strict=True)} == LOOPS
