@@ -110,6 +110,7 @@ def _realise(
     content = build_content(ctx, work, kept)
     sealed = ctx.fields.store.seal(content)
     counts = ctx.fields.store.facts(content, ctx) | ctx.fields.match.facts(ctx, content, sealed)
+    counts |= ctx.memo.get("counted", {})
     facts = {
         "counts": counts,
         "source": dict(source or {"asked": dataset.origin}) | {
@@ -148,8 +149,9 @@ def build_content(ctx: Context, work: _Work | None = None, kept: Path | None = N
     if path and path.exists():
         content.arrays |= load_arrays(path)
         # What it took is part of what is told of a set, whoever it was learned for.
-        spent = read_json(path.with_suffix(".json"))["seconds"]
-        ctx.reporter.seconds[told] = ctx.reporter.seconds.get(told, 0.0) + spent
+        earlier = read_json(path.with_suffix(".json"))
+        ctx.reporter.seconds[told] = ctx.reporter.seconds.get(told, 0.0) + earlier["seconds"]
+        ctx.memo["counted"] = earlier.get("counted", {})
         return content
     groups = _groups(match.parts(content.items, ctx.makers), ctx)
     if not groups:
@@ -166,8 +168,10 @@ def build_content(ctx: Context, work: _Work | None = None, kept: Path | None = N
             )  # fmt: skip
             _run_group(ctx, draft, number, phase, work)
             draft.commit()
+            counted = match.counted(draft) | ctx.fields.select.counted(draft.state)
+            ctx.memo["counted"] = ctx.memo.get("counted", {}) | counted
     if path:
-        write_json(path.with_suffix(".json"), {"seconds": phase.seconds})
+        write_json(path.with_suffix(".json"), {"seconds": phase.seconds, "counted": ctx.memo["counted"]})
         save_arrays(path, {name: content.arrays[name] for name in content.learned})
     return content
 

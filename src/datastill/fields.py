@@ -35,6 +35,7 @@ from datastill.values import Pictures as Pictures
 from datastill.values import Recording as Recording
 from datastill.values import Records as Records
 from datastill.values import SeededViews as SeededViews
+from datastill.values import Weighing as Weighing
 
 
 @dataclass
@@ -113,6 +114,24 @@ class Select(Field, ABC):
     def available(self, ctx: Context) -> list[int]:
         """Return how many rows of each class `pick` has: all allowed ones."""
         return [len(ctx.real.of_class(k)) for k in range(ctx.info.classes)]
+
+    def sift(
+        self, k: int, places: Tensor, influence: Callable[[Weighing], Tensor], state: dict[str, Tensor], ctx: Context
+    ) -> Tensor:
+        """Return what a match looks at in place of a batch of class k, places in `pool`, one at least: the batch.
+
+        Args:
+            k: the class.
+            places: of the batch, long[B] on the host.
+            influence: returns what each image of it does to the pull, float[B] >= 0; the match forms it if asked.
+            state: the draft's, which goes on from step to step and stands in checkpoints.
+            ctx: of the run; random streams are of names that no match has.
+        """
+        return places
+
+    def counted(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Return what `sift` counted in the `state` of a finished draft, plain data."""
+        return {}
 
 
 class Store(Field, ABC):
@@ -202,6 +221,10 @@ class Match(Field, ABC):
         """Return learned name -> optimiser and schedule: the only home of learning rates."""
         return {}
 
+    def unweighed(self, how: Weighing, info: DatasetInfo) -> str:
+        """Return why it cannot say in this way what one real image of a batch does, and what would do; "" if it can."""
+        return f"match '{self.name}' forms no mean over a batch of real images; take match=gradients or match=features"
+
     def parts(self, items: Items, makers: tuple[str, ...]) -> list[Part]:
         """Return the independent parts; neighbours that meet the same network may run in one forward pass."""
         return []
@@ -225,6 +248,10 @@ class Match(Field, ABC):
     @abstractmethod
     def round(self, draft: Any, ctx: Context) -> dict[str, Tensor]:
         """Pull the draft and step it once; returns metrics float[G], one per part, without a host synchronisation."""
+
+    def counted(self, draft: Any) -> dict[str, Any]:
+        """Return what the rounds of a finished draft counted, plain data; drafts of a run have names of their own."""
+        return {}
 
     def facts(self, ctx: Context, content: Content, sealed: Content) -> dict[str, Any]:
         """Return measurements of the finished set, from its open and its sealed form."""

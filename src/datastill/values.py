@@ -204,3 +204,15 @@ class Expanded:
     labels: Labels
     classes: int
     scale: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Weighing:
+    """How a match says what each image of a real batch does to the pull on synthetic ones.
+
+    estimate: by leaving it out (exact), to first order (taylor), or to first order along `sketches` random directions
+    alone (sketch).
+    """
+
+    estimate: Literal["exact", "taylor", "sketch"]
+    sketches: int

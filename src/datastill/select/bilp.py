@@ -1,22 +1,24 @@
-"""The first level of BiLP: the images that are hardest to learn are pruned before a method looks at any.
+"""BiLP: real images are pruned before a method looks at any, and again in each batch while it does.
 
-arXiv 2305.18381, level 1. Level 2, which prunes while a match looks at real batches, needs a match that does.
+arXiv 2305.18381. Level 1 leaves out the images that are hardest to learn. Level 2 leaves out of a batch those whose
+effect on what is learned is extreme.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from datastill.errors import DatastillError
-from datastill.fields import Context, register
+from datastill.fields import Context, Match, Weighing, make_choice, register
 from datastill.recipe import DatasetInfo, Recipe
 from datastill.runtime.seeds import rng
 from datastill.select.ranking import ByNetwork, ranked, rows_by_class, scores_of
+from datastill.select.sieve import Sieve, Tails, Threshold
 from datastill.settings import setting
 from datastill.training.dynamics import Scoring
 from datastill.training.trials import Trials, utilities
@@ -31,6 +33,9 @@ SCORES = (*TRAINED, TRIALS)
 @dataclass(frozen=True, kw_only=True)
 class Bilp(ByNetwork):
     """The easiest `keep` of each class by a score; what a method looks at, and begins from, is taken from these.
+
+    Of each batch of them that a match looks at, those pass whose effect was not extreme when it was last estimated:
+    every so many batches of a class, of all images of the batch.
 
     Networks of the recipe, those behind the labels too, are trained on all allowed rows: pruning is for what is
     distilled. With nothing pruned and `then` random, rows and streams are those of select `random`.
@@ -56,10 +61,23 @@ class Bilp(ByNetwork):
     trials: int = setting(100, low=2, help="monte_carlo: students, each on its own few images")
     share: float = setting(0.2, low=1e-6, high=1.0, help="monte_carlo: of half a class, what one student trains on")
     steps: int = setting(100, low=1, help="monte_carlo: optimiser steps of a student")
+    beta: float = setting(0.0, low=0.0, high=0.9, help="share of a real batch that is left out by its effect; 0: none")
+    every: int = setting(10, low=1, help="batches of a class from one estimate of effects to the next")
+    estimate: Literal["taylor", "exact", "sketch"] = setting(
+        "taylor", help="of the effect of an image: to first order, by leaving it out, or along random directions"
+    )
+    sketches: int = setting(16, low=1, help="random directions of estimate sketch")
+    tails: Tails = setting("both", help="what is left out: small effects, large ones, or half of each")
+    threshold: Threshold = setting(
+        "quantiles",
+        help="beta is a share of a class's last 4096 effects, or of a normal law with their running moments",
+    )
+    refill: bool = setting(False, help="whether others that pass take the place of what is left out of a batch")
 
     def check(self, recipe: Recipe, info: DatasetInfo) -> list[str]:
-        """Refuse what networks refuse, a window that holds nothing, and utilities across classes."""
-        mistakes = super().check(recipe, info)
+        """Refuse what networks refuse if one is asked, an empty window, utilities across classes, unknown effects."""
+        asks = self.prunes or self.then in ("easiest", "hardest") or self.network is not None
+        mistakes = super().check(recipe, info) if asks else []
         if self.window[0] >= self.window[1]:
             mistakes.append(
                 f"select 'bilp' was given window={list(self.window)}; its first number must be below its second."
@@ -69,7 +87,14 @@ class Bilp(ByNetwork):
                 "select 'bilp' was given score=monte_carlo with balanced=false, but its values compare images of one "
                 "class alone; leave select.balanced at true."
             )
+        match = make_choice("match", recipe.match, []) if self.beta else None
+        if isinstance(match, Match) and (why := match.unweighed(self._weighing, info)):
+            mistakes.append(f"select 'bilp' was given beta={self.beta:g}, but {why}, or select.beta=0.")
         return mistakes
+
+    @property
+    def _weighing(self) -> Weighing:
+        return Weighing(self.estimate, self.sketches)
 
     @property
     def prunes(self) -> bool:
@@ -133,6 +158,37 @@ class Bilp(ByNetwork):
         last = max(1, epochs // 4) if self.score == "loss_converge" else None
         found = scores_of(Scoring(training, epochs, runs, seed, last), ctx)
         return {"el2n": found.el2n, "forgetting": found.forgetting}.get(self.score, found.loss)
+
+    def sift(
+        self, k: int, places: Tensor, influence: Callable[[Weighing], Tensor], state: dict[str, Tensor], ctx: Context
+    ) -> Tensor:
+        """Return those of a batch that pass, one at least; their effects are asked for in every `every`-th batch."""
+        if not self.beta:
+            return places
+        sieve = Sieve(state, len(ctx.pool), ctx.info.classes)
+        batch = sieve.count(k)
+        if batch % self.every == 0 and len(places) > 1:
+            sieve.judge(k, places, influence(self._weighing), self.beta, self.tails, self.threshold)
+        kept = sieve.passing(k, places)
+        if not self.refill or len(kept) == len(places):
+            return kept
+        others = self._places(k, ctx)
+        others = others[sieve.open[others] & torch.isin(others, places, invert=True)]
+        order = torch.from_numpy(rng(ctx.recipe.seed, ctx.stage, "refill", k, batch).permutation(len(others)))
+        return torch.cat([kept, others[order[: len(places) - len(kept)]]])
+
+    def counted(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Return how many real images the batches of a match had, and how many of these passed."""
+        if "sieve.seen" not in state:
+            return {}
+        return {"real_seen": dict(zip(("drawn", "passed"), state["sieve.seen"].tolist(), strict=True))}
+
+    def _places(self, k: int, ctx: Context) -> Tensor:
+        """Return where in `pool` the images of a class stand, long[n_k]."""
+        if (key := ("places", self, k)) not in ctx.memo:
+            ctx.memo[key] = torch.isin(self.pool(ctx), ctx.real.of_class(k)).nonzero().flatten()
+        made: Tensor = ctx.memo[key]
+        return made
 
     def _utilities(self, asked: Trials, ctx: Context) -> Tensor:
         for k, name in enumerate(ctx.real.classes):

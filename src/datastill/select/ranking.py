@@ -43,15 +43,24 @@ class ByNetwork(Select):
     def check(self, recipe: Recipe, info: DatasetInfo) -> list[str]:
         """Refuse an empty table of networks, and a name that is not in it."""
         if not recipe.networks:
-            return [f"select '{self.name}' asks a network of the recipe, but the table 'networks' is empty."]
+            return [self._no_network]
         if self.network is not None and self.network not in recipe.networks:
             near = suggestion(self.network, recipe.networks)
             return [f"select '{self.name}' asks network '{self.network}', which is not in the table 'networks'{near}"]
         return []
 
     def asked(self, ctx: Context) -> str:
-        """Return the name of the network that is asked."""
+        """Return the name of the network that is asked. Raises: DatastillError where the table holds none."""
+        if not ctx.makers:
+            raise DatastillError(self._no_network)
         return self.network or ctx.makers[0]
+
+    @property
+    def _no_network(self) -> str:
+        return (
+            f"select '{self.name}' asks a network of the recipe, but the table 'networks' is empty; name one with "
+            "--teachers, such as convnet."
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
