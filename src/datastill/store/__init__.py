@@ -5,5 +5,6 @@ from datastill.store.compensated import Compensated
 from datastill.store.crops import Crops
 from datastill.store.pixels import Pixels
 from datastill.store.synthetic import Synthetic
+from datastill.store.tiles import Tiles
 
-__all__ = ["Coded", "Compensated", "Crops", "Pixels", "Synthetic"]
+__all__ = ["Coded", "Compensated", "Crops", "Pixels", "Synthetic", "Tiles"]

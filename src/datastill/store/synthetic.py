@@ -93,14 +93,14 @@ class Synthetic(Store):
         """Refuse a codec that cannot hold the pictures, one beside arrays of floats, and groups across classes."""
         if self.group is not None and self.order == "across":
             return [
-                f"store 'synthetic' was given group={self.group}, which is of class-major order, but order=across; set "
-                "order to class-major, or leave group out."
+                f"store '{self.name}' was given group={self.group}, which is of class-major order, but order=across; "
+                "set order to class-major, or leave group out."
             ]
         if self.storage == "uint8":
             return picture_mistakes(self.name, self.codec, info)
         if self.codec != PictureCodec() or self.rounding != "nearest":
             return [
-                f"store 'synthetic' keeps arrays of floats with storage={self.storage}; leave its codec and rounding "
+                f"store '{self.name}' keeps arrays of floats with storage={self.storage}; leave its codec and rounding "
                 "alone, or ask for storage=uint8."
             ]
         return []
@@ -116,26 +116,29 @@ class Synthetic(Store):
         each, classes = ctx.recipe.ipc, ctx.info.classes
         cls, number = torch.arange(classes).repeat_interleave(each), torch.arange(each).repeat(classes)
         if self.init == "real":
-            pictures = ctx.real.pictures(ctx.fields.select.start(each, ctx).flatten())
+            pictures = ctx.real.pictures(self.rows(each, ctx).flatten())
             picture = torch.arange(len(cls))
         else:
-            pictures = _none_of(ctx.info.shape)
+            pictures = no_pictures(ctx.info.shape)
             picture = torch.full_like(cls, -1)
         mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (ctx.info.mean, ctx.info.std))
-        pixels = self._begun(pictures, mean, std, ctx)
+        pixels = self.begun(pictures, mean, std, ctx)
         blocks = Blocks(self.order, self.block or classes, self.group)
         items = Items.of(
             cls=cls, set=blocks.sets(cls, number, classes), unit=torch.arange(len(cls)), picture=picture
         )  # fmt: skip
         return Content(items, pictures, {"pixels": pixels, "mean": mean, "std": std}, ("pixels",))
 
-    def _begun(self, pictures: Pictures, mean: Tensor, std: Tensor, ctx: Context) -> Tensor:
+    def rows(self, each: int, ctx: Context) -> Tensor:
+        """Return the train rows long[K, n] of the n real images of each class that pictures begin as."""
+        return ctx.fields.select.start(each, ctx)
+
+    def begun(self, pictures: Pictures, mean: Tensor, std: Tensor, ctx: Context) -> Tensor:
+        """Return what is learned as it begins, float32[P, C, H, W] in the learned unit, from pictures or as noise."""
         if self.init == "real":
             x = to_unit(pictures.pixels)
             return x.sub_(mean).div_(std) if self.space == "std" else x
-        shape = (ctx.recipe.ipc, *ctx.info.shape)
-        drawn = [ctx.rng("pixels", part=k).standard_normal(shape, np.float32) for k in range(ctx.info.classes)]
-        noise = torch.from_numpy(np.concatenate(drawn))
+        noise = drawn_noise(ctx)
         return noise if self.space == "std" else noise.mul_(std).add_(mean)
 
     def decode(self, content: Content, rows: Tensor, *, open: bool = False) -> Tensor:
@@ -143,20 +146,26 @@ class Synthetic(Store):
         items, arrays = content.items[rows], content.arrays
         if "pixels" not in arrays:
             return to_unit(content.pictures.pixels[items.picture])
-        x = arrays["pixels"][items.unit]
+        x = self.in_pixels(arrays["pixels"][items.unit], content)
+        return x if open else self.kept(x)
+
+    def in_pixels(self, x: Tensor, content: Content) -> Tensor:
+        """Return what is learned or kept as floats, float[B, C, h, w], with 0 black and 1 white."""
+        arrays = content.arrays
         x = x.float() if x.dtype == torch.float16 else x
         if self.space == "std" and "std" in arrays:  # sealed arrays are pixels in either space
             x = x * arrays["std"] + arrays["mean"]
-        return x if open else self._kept(x)
+        return x
 
-    def _kept(self, x: Tensor) -> Tensor:
+    def kept(self, x: Tensor) -> Tensor:
         """Return pixels as they come back from where they are kept, but for what a codec loses."""
         if self.storage == "uint8":
-            return self._levels(x) / 255.0
+            return self.levels(x) / 255.0
         x = x.clamp(0.0, 1.0) if self.bound else x
         return x.half().float() if self.storage == "fp16" else x
 
-    def _levels(self, x: Tensor) -> Tensor:
+    def levels(self, x: Tensor) -> Tensor:
+        """Return pixels as the whole numbers from 0 to 255 that 8 bits keep of them, as floats."""
         scaled = x.clamp(0.0, 1.0) * 255.0
         return scaled.round() if self.rounding == "nearest" else scaled.floor()
 
@@ -175,16 +184,18 @@ class Synthetic(Store):
         """Round to pictures under the codec, or to arrays of floats."""
         if not content.learned:
             return content
-        items = content.items
-        rounded = [self.decode(content, rows, open=True).detach() for rows in torch.arange(len(items)).split(CHUNK)]
+        items, learned = content.items, content.arrays["pixels"].detach()
+        rounded = [self.in_pixels(part, content) for part in learned.split(CHUNK)]
         none = torch.full_like(items.unit, -1)
         if self.storage != "uint8":
             dtype = torch.float16 if self.storage == "fp16" else torch.float32
-            pixels = torch.cat([self._kept(x).to(dtype) for x in rounded])
-            return Content(replace(items, picture=none), _none_of(pixels.shape[1:]), {"pixels": pixels})
-        levels = torch.cat([self._levels(x).to(torch.uint8) for x in rounded])
-        pictures = coded(_named(levels, items, content.pictures), self.codec)
-        return Content(replace(items, unit=none, picture=torch.arange(len(items))), pictures)
+            pixels = torch.cat([self.kept(x).to(dtype) for x in rounded])
+            return Content(replace(items, picture=none), no_pictures(pixels.shape[1:]), {"pixels": pixels})
+        levels = torch.cat([self.levels(x).to(torch.uint8) for x in rounded])
+        one = torch.empty(len(levels), dtype=torch.long)  # an item of each unit
+        one[items.unit] = torch.arange(len(items))
+        pictures = coded(_named(levels, items[one], content.pictures), self.codec)
+        return Content(replace(items, unit=none, picture=items.unit), pictures)
 
     def expand(self, content: Content) -> Tensor:
         """Return uint8[N, C, H, W], or float32[N, C, H, W] where floats are stored."""
@@ -207,7 +218,14 @@ class Synthetic(Store):
         return HOLDS.format(where=where, began=began, but=UNMOVED if real else ""), FLOATS if floats else FILES
 
 
-def _none_of(shape: tuple[int, ...]) -> Pictures:
+def drawn_noise(ctx: Context) -> Tensor:
+    """Return standard normal float32[K * ipc, C, H, W], a stream for each class: a larger ipc extends a smaller one."""
+    shape = (ctx.recipe.ipc, *ctx.info.shape)
+    drawn = [ctx.rng("pixels", part=k).standard_normal(shape, np.float32) for k in range(ctx.info.classes)]
+    return torch.from_numpy(np.concatenate(drawn))
+
+
+def no_pictures(shape: tuple[int, ...]) -> Pictures:
     """Return no pictures, of this shape (C, H, W)."""
     return Pictures(torch.empty((0, *shape), dtype=torch.uint8), torch.empty(0, dtype=torch.long), ())
 
@@ -217,7 +235,7 @@ def _places(pictures: Pictures) -> Tensor:
 
 
 def _named(levels: Tensor, items: Items, begun: Pictures) -> Pictures:
-    """Return learned pictures uint8[N, C, H, W], named where they are to the bit the real image that they began as."""
+    """Return learned pictures uint8[P, C, H, W] of items, named where they are still the real image they began as."""
     ids, places = [""] * len(levels), torch.full_like(items.cls, -1)
     if len(begun.cls):
         still = (levels == begun.pixels[items.picture]).flatten(1).all(dim=1)
