@@ -230,10 +230,7 @@ def test_other_networks_have_the_features_of_their_head_alone() -> None:
     assert taps(network) == ["embed"]
     real, synthetic = images(4, 4, 4, seed=1), images(2, 2, 2, seed=2)
     value, dx = aligned(network, (EMBED,), real, synthetic)
-    means = [
-        network.features(torch.cat(side)).unflatten(0, (CLASSES, -1)).mean(1)
-        for side in (real, synthetic)
-    ]
+    means = [network.features(torch.cat(side)).unflatten(0, (CLASSES, -1)).mean(1) for side in (real, synthetic)]
     torch.testing.assert_close(value, (means[0] - means[1]).square().sum(), rtol=1e-10, atol=0)
     assert dx.abs().max() > 0
 

@@ -153,9 +153,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(tmp_path: Any, monkeyp
     )  # fmt: skip
 
     def run(name: str, resume: bool = False) -> None:
-        engine.distil(
-            data, recipe, device=tiny.device(), reporter=Reporter(), out=tmp_path / name, resume=resume
-        )
+        engine.distil(data, recipe, device=tiny.device(), reporter=Reporter(), out=tmp_path / name, resume=resume)
 
     run("whole")
     monkeypatch.setattr(engine, "CHECKPOINT_SECONDS", 0.0)
