@@ -24,6 +24,7 @@ from datastill.store.compensated import Budget, Compensated
 from datastill.store.crops import Crops
 from datastill.store.pixels import Pixels
 from datastill.store.synthetic import Synthetic
+from datastill.store.tiles import Tiles
 from datastill.training.bank import Bank, Training
 from datastill.training.loop import Learner, train
 from datastill.training.supply import supply
@@ -108,15 +109,15 @@ class _Run:
             return budget.items + (store.extra if store.leftover == "drop" else min(budget.leftover, classes))
         if isinstance(store, Pixels):  # and with them coded ones
             return store.total or (store.per_class or self.recipe.ipc) * classes
-        return self.nominal
+        return self.nominal * (store.factor**2 if isinstance(store, Tiles) else 1)
 
     @property
     def learned(self) -> int:
-        """Images that a match learns: of compensators those of one network."""
+        """Images that a match looks at and learns: of compensators those of one network."""
         store = self.fields.store
         if isinstance(store, Compensated):
             return self._budget(store).natural
-        return self.nominal if isinstance(store, Synthetic) else 0
+        return self.items if isinstance(store, Synthetic) else 0
 
     def _budget(self, store: Compensated) -> Budget:
         classes, makers = self.info.classes, len(self.recipe.networks)
@@ -195,7 +196,7 @@ class _Run:
         return items * (1 if rendering is None else rendering.count)
 
 
-KNOWN_STORES = frozenset({Compensated, Synthetic, Crops, Pixels, Coded})
+KNOWN_STORES = frozenset({Compensated, Synthetic, Tiles, Crops, Pixels, Coded})
 KNOWN_MATCHES = frozenset({None_, Noise, Statistics, Various})
 
 
