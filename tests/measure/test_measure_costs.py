@@ -65,7 +65,9 @@ def test_the_estimate_is_steps_times_seconds_and_leaves_out_what_is_cached(secon
         LEARNED | {"match": choice("various", rounds=4, jitter=1, backbones=1)},
         LEARNED | {"match": choice("statistics", rounds=4, jitter=1, network="second")},
         LEARNED | {"match": choice("statistics", rounds=0, jitter=1)}, PLAIN, CROPS,
-        LEARNED | {"ipc": 2, "store": choice("tiles", factor=2, block=4)}, PLAIN | {"store": choice("pixels", total=13)}, PLAIN | {"store": choice("pixels", per_class=3)},
+        LEARNED | {"ipc": 2, "store": choice("tiles", factor=2, block=4)},
+        PLAIN | {"store": choice("pixels", total=13)},
+        PLAIN | {"store": choice("pixels", per_class=3)},
         PLAIN | {"store": choice("coded", total=9, codec={"format": "jpeg", "quality": 75, "tiles": 1})},
     ],
 )  # fmt: skip
