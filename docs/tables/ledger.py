@@ -46,17 +46,21 @@ class Group:
 
     @property
     def blocks(self) -> list[list[Entry]]:
-        """Rows that one set of tables can hold: runs are put together until two rows would have one name."""
-        blocks: list[list[Entry]] = []
-        for _, mine in self.runs:
-            named = {_named(entry) for entry in mine}
-            for block in blocks:
-                if not named & {_named(entry) for entry in block}:
-                    block += mine
+        """Rows that one set of tables can hold: runs with the same networks, until two rows would have one name.
+
+        The same students on the same set are one row, whichever methods it stood beside.
+        """
+        blocks: list[tuple[set[str], dict[tuple[str, str], Entry]]] = []
+        for run, mine in self.runs:
+            networks, named = set(run["teachers"]), {_named(entry): entry for entry in mine}
+            for others, block in blocks:
+                shared = named.keys() & block.keys()
+                if networks == others and all(_measured(named[n]) == _measured(block[n]) for n in shared):
+                    block |= {name: entry for name, entry in named.items() if name not in shared}
                     break
             else:
-                blocks.append(list(mine))
-        return [sorted(block, key=_place) for block in blocks]
+                blocks.append((networks, named))
+        return [sorted(block.values(), key=_place) for _, block in blocks]
 
     def random_beside(self, entry: Entry) -> Entry | None:
         """Return the row of random real images that a row was compared with, whose labels are of the same kind."""
@@ -80,7 +84,7 @@ def _told_alike(one: Entry, other: Entry) -> bool:
     recipes = [entry.row["recipe"] for entry in (one, other)]
     if None in recipes:  # controls of old evaluations, which had one method's labels
         return one.run == other.run
-    told = [(None if one.row["column"] == "H" else r["networks"], label_kind(r["label"])) for r in recipes]
+    told = [(None if one.row["column"] == "H" else settled(r["networks"]), label_kind(r["label"])) for r in recipes]
     return told[0] == told[1]
 
 
@@ -97,6 +101,10 @@ def _place(entry: Entry) -> tuple[int, float, str]:
 
 def _named(entry: Entry) -> tuple[str, str]:
     return entry.row["arm"], entry.row["column"]
+
+
+def _measured(entry: Entry) -> tuple[Any, ...]:
+    return tuple(entry.row["top1"]["per_seed"])
 
 
 @dataclass(frozen=True)

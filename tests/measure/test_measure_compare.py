@@ -388,6 +388,14 @@ def test_a_change_applies_to_all_or_to_the_one_method_that_it_names() -> None:
     assert {tuple(r.networks) for r in of.values()} == {("convnet(width=8)", "convnet(width=10)")}
 
 
+def test_a_change_of_all_networks_passes_over_methods_that_have_none() -> None:
+    made = Comparison(methods=("dc", "infer"), changes=("networks.*.training.steps=9",))
+    assert made.recipe("dc", tiny.dataset(), 1).networks == {}
+    assert {n.training.steps for n in made.recipe("infer", tiny.dataset(), 5).networks.values()} == {9}
+    with pytest.raises(DatastillError, match="nothing that"):
+        replace(made, changes=("dc:networks.*.training.steps=9",)).recipe("dc", tiny.dataset(), 1)
+
+
 def test_a_colon_in_the_name_of_a_network_is_no_method() -> None:
     made = Comparison(methods=("random",), changes=("networks.timm:resnet18.seed=1",)).checked(tiny.dataset())
     with pytest.raises(DatastillError, match="there is no 'timm:resnet18'"):

@@ -11,7 +11,7 @@ import torch
 from datastill.measure import student as measured
 from datastill.measure import teachers as asked
 from datastill.measure.teachers import TOGETHER, Teachers
-from datastill.recipe import NetworkRecipe
+from datastill.recipe import NetworkRecipe, choice
 from datastill.runtime.progress import Reporter
 from reference import tiny
 
@@ -78,3 +78,13 @@ def test_networks_of_other_rows_or_another_training_are_others() -> None:
 def test_without_networks_there_is_nothing_to_send() -> None:
     assert made().together(tiny.recipe(networks={})) is None
     assert made().facts(tiny.recipe(networks={})) == {}
+
+
+def test_networks_that_neither_labels_nor_the_match_ask_are_not_trained_to_be_measured() -> None:
+    unmatched = {"store": choice("pixels"), "match": choice("none")}
+    networks = {"fourth": NetworkRecipe(arch="convnet", settings={"width": 9}, training=tiny.TEACHING)}
+    teachers, recipe = made(), tiny.recipe(networks=networks, label=choice("hard"), **unmatched)
+    assert teachers.facts(recipe) == {}
+    assert teachers._logits == {}
+    assert set(teachers.facts(replace(recipe, label=choice("static")))) == {"fourth", TOGETHER}
+    assert set(teachers.facts(tiny.recipe(label=choice("hard")))) == {"first", "second", TOGETHER}

@@ -39,6 +39,7 @@ from datastill.sources import Dataset
 
 # The field's small network, its usual large one, one of depthwise convolutions, one without BatchNorm, a small ViT.
 CROSS = ("convnet", "resnet18", "mobilenetv2", "convnet(norm=instance)", "vit_tiny")
+NETWORKS = "networks."
 OF_ALL = ("student", "seed", "validation")  # students are trained alike, and scored on images that no method has seen
 RANDOM = {"select": choice("random"), "store": choice("pixels"), "match": choice("none")}
 
@@ -112,11 +113,14 @@ class Comparison:
                 )
 
     def recipe(self, name: str, dataset: Dataset, ipc: int) -> Recipe:
-        """Return a method's recipe here. Raises: DatastillError where the method cannot serve the ipc or the set."""
-        mine = [change for method_, change in map(_addressed, self.changes) if method_ in ("", name)]
-        of_networks = [c for c in mine if c.startswith("networks.")]
-        others = [c for c in mine if c not in of_networks]
+        """Return a method's recipe here. Raises: DatastillError where the method cannot serve the ipc or the set.
+
+        Changes of networks for all methods are for those that have any.
+        """
+        meant = [(to, change) for to, change in map(_addressed, self.changes) if to in ("", name)]
+        others = [change for _, change in meant if not change.startswith(NETWORKS)]
         made = compose(name, dataset.info, ipc=ipc, changes=others)
+        of_networks = [c for to, c in meant if c.startswith(NETWORKS) and (to or made.networks)]
         made = (made.with_networks(self.networks) if self.networks and made.networks else made).changed(of_networks)
         resolve(made, dataset.info)
         return made

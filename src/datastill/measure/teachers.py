@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from datastill.artifact import DistilledDataset
-from datastill.fields import Real
+from datastill.fields import Real, resolve
 from datastill.measure.student import Testing
 from datastill.recipe import Recipe
 from datastill.runtime.device import Device
@@ -29,8 +29,13 @@ class Teachers:
         self._logits: dict[str, Tensor] = {}
 
     def facts(self, recipe: Recipe) -> dict[str, Any]:
-        """Return each network's accuracy, bytes, steps, seconds and losses, and the accuracy of their mean logits."""
+        """Return each network's accuracy, bytes, steps, seconds and losses, and the accuracy of their mean logits.
+
+        Nothing where neither labels nor the match ask them: none is trained to be measured alone.
+        """
         found: dict[str, Any] = {}
+        if not self._asked(recipe):
+            return found
         for name, made in recipe.networks.items():
             record = self._bank.record(self._trained(recipe, name))
             found[name] = {
@@ -45,6 +50,11 @@ class Teachers:
         if together is not None:
             found[TOGETHER] = {"arch": "ensemble", "top1": together, "bytes": sum(f["bytes"] for f in found.values())}
         return found
+
+    def _asked(self, recipe: Recipe) -> bool:
+        fields = resolve(recipe, self.dataset.info, run=False)
+        matched = fields.match.total_rounds > 0 and fields.match.trained(tuple(recipe.networks))
+        return fields.label.column != "H" or bool(matched)
 
     def together(self, recipe: Recipe) -> float | None:
         """Return the accuracy of the mean of the recipe's networks' logits in percent ("ship the teachers")."""
