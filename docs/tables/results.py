@@ -63,7 +63,8 @@ def title(group: Group) -> str:
     """Return the heading of a group."""
     split = ", on validation images" if group.split == "validation" else ""
     return (
-        f"{tables.escaped(group.source)} at {group.ipc} image{'' if group.ipc == 1 else 's'} per class: student {tables.code(group.student)}, "
+        f"{tables.escaped(group.source)} at {group.ipc} {'image' if group.ipc == 1 else 'images'} per class: student "
+        f"{tables.code(group.student)}, "
         f"{group.steps:,} steps of {group.batch:,} items{split}"
     )
 
