@@ -40,6 +40,9 @@ def readme_table(group: Group, named: Sequence[str]) -> str:
             parts += [cells.column_line(column), cells.compact(HEADINGS, lines)]
     block = next((b for b in group.blocks if mine and mine[0] in b), [])
     spoken = said(group, block)
-    parts += [sentence for sentence in spoken if not sentence.startswith("**")]
+    others = {e.row["method"] for e in block} - set(named)  # a sentence is of one method, and these are not shown
+    parts += [
+        s for s in spoken if not s.startswith("**") and not any(f", {tables.escaped(o)} is " in s for o in others)
+    ]
     parts += [cells.commands(mine[0].run)] if mine else []
     return "\n\n".join([*parts, MORE])
