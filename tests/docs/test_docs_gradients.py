@@ -6,28 +6,21 @@ import yaml
 
 from datastill.match.gradients import LOOPS
 from datastill.recipe import compose, method
-from reference.pages import INFOS, name_of, table, value_at
+from reference.pages import INFOS, controlled, profiled, table, value_at
 
 METHODS = ("dc", "dsa")
 PROFILES = ("cifar100", "tiny-imagenet", "imagenet", "digits")
 
 
 def test_the_profiles_of_the_page_are_those_of_the_methods() -> None:
-    rows = table("gradients.md", "profiles")
-    assert {name for row in rows for name in name_of(row[0])} == set(METHODS)
-    for named, setting, *cells in rows:
-        ((name,), (path,)) = name_of(named), name_of(setting)
-        for source, cell in zip(PROFILES, cells, strict=True):
-            assert value_at(compose(name, INFOS[source]), path) == yaml.safe_load(cell), (name, path, source)
+    cells = profiled("gradients.md", PROFILES)
+    assert {name for name, *_ in cells} == set(METHODS)
+    for name, path, source, cell in cells:
+        assert value_at(compose(name, INFOS[source]), path) == yaml.safe_load(cell), (name, path, source)
 
 
 def test_the_controls_of_the_page_are_those_of_the_methods() -> None:
-    listed: dict[str, set[str]] = {name: set() for name in METHODS}
-    for names, of, *_ in table("gradients.md", "controls"):
-        for name in METHODS if of == "both" else name_of(of):
-            listed[name] |= set(name_of(names))
-    for name in METHODS:
-        assert listed[name] == {control.name for control in method(name).controls}
+    assert controlled("gradients.md", METHODS) == {name: {c.name for c in method(name).controls} for name in METHODS}
 
 
 def test_the_loops_of_the_page_are_those_of_the_match() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,3 +65,22 @@ def value_at(made: Recipe, path: str) -> Any:
     values = [getattr(n.training, setting.removeprefix("*.training.")) for n in made.networks.values()]
     assert values == values[:1] * len(values), path
     return values[0]
+
+
+def profiled(page: str, sources: Sequence[str]) -> list[tuple[str, str, str, str]]:
+    """Return (method, setting, source, cell) of every cell of a page's table of profiles, whose columns are sources."""
+    return [
+        (name, path, source, cell)
+        for named, setting, *cells in table(page, "profiles")
+        for name in name_of(named) for path in name_of(setting)
+        for source, cell in zip(sources, cells, strict=True)
+    ]  # fmt: skip
+
+
+def controlled(page: str, methods: Sequence[str]) -> dict[str, set[str]]:
+    """Return the controls that a page lists for each of two methods, in a table whose second column says of which."""
+    listed: dict[str, set[str]] = {name: set() for name in methods}
+    for names, of, *_ in table(page, "controls"):
+        for name in methods if of == "both" else name_of(of):
+            listed[name] |= set(name_of(names))
+    return listed
