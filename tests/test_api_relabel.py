@@ -18,6 +18,7 @@ from datastill.engine import label_content, make_context
 from datastill.recipe import choice
 from datastill.runtime.progress import Reporter
 from reference import tiny
+from reference.folders import manifest
 
 AVIF = {"format": "avif", "quality": 60, "chroma": "444", "tiles": 16}
 SETS: dict[str, dict[str, Any]] = {
@@ -40,11 +41,6 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("relabel") / "set"
     tiny.distilled(folder, **SETS[request.param])
     return folder
-
-
-def manifest(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    return found
 
 
 def anew(folder: Path, label: str, out: Path, *changes: str, **options: Any) -> DistilledDataset:

@@ -7,7 +7,6 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +24,7 @@ from datastill.fields import registered
 from datastill.recipe import choice
 from datastill.runtime.progress import Reporter
 from reference import tiny
+from reference.folders import manifest
 
 ODD_NAMES = ("a/b", "..", 'say "x"', "<b>& \u2713\u00e9")
 
@@ -43,11 +43,6 @@ def taught(tmp_path_factory: pytest.TempPathFactory, _own_cache: None) -> Path:
     folder = tmp_path_factory.mktemp("artifact") / "set"
     tiny.distilled(folder, label=choice("dynamic"))
     return folder
-
-
-def manifest(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    return found
 
 
 # --- the round trip ---

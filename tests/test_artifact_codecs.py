@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,12 +19,12 @@ from datastill.artifact import DistilledDataset
 from datastill.codecs import encode_pictures
 from datastill.codecs.pictures import KINDS
 from datastill.engine import label_content, make_context
-from datastill.errors import DatastillError
 from datastill.export import export
 from datastill.label.static import mean_logits
 from datastill.recipe import choice
 from datastill.runtime.progress import Reporter
 from reference import tiny
+from reference.folders import claim, manifest, refused
 
 LABELS = ["fp32", "fp16", "int8", "int4", "int3", "topk", "klt"]
 
@@ -53,28 +51,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory, _own_cache: None) -> Path:
 @pytest.fixture
 def copy(whole: Path, tmp_path: Path) -> Path:
     return shutil.copytree(whole, tmp_path / "set")
-
-
-def manifest(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    return found
-
-
-def claim(folder: Path, edit: Callable[[dict[str, Any]], object]) -> None:
-    """Edit the manifest, after making its sizes and hashes true for the files that lie there."""
-    made = manifest(folder)
-    for name, entry in made["files"].items():
-        data = (folder / name).read_bytes()
-        entry |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    edit(made)
-    (folder / "manifest.json").write_text(json.dumps(made), encoding="utf-8")
-
-
-def refused(folder: Path, sentence: str) -> str:
-    with pytest.raises(DatastillError, match=sentence) as error:
-        DistilledDataset.load(folder)
-    assert str(error.value).endswith((".", "?"))
-    return str(error.value)
 
 
 # --- the round trip, and what it weighs ---

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from datastill.recipe import TrainRecipe, choice
 from datastill.runtime.progress import Reporter
 from datastill.training.supply import Batch
 from reference import tiny
+from reference.folders import claim, manifest, refused
 from reference.pages import blocks, name_of, table
 
 STUDENT = replace(tiny.STUDENT, crop=2, flip=True, mix="cutmix", cutout=3, shuffle_tiles=2)
@@ -58,27 +58,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory, _own_cache: None, _small_fil
 @pytest.fixture
 def copy(whole: Path, tmp_path: Path) -> Path:
     return shutil.copytree(whole, tmp_path / "set")
-
-
-def manifest(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    return found
-
-
-def claim(folder: Path, edit: Callable[[dict[str, Any]], object] = lambda m: None) -> None:
-    """Edit the manifest, after making its sizes and hashes true for the files that lie there."""
-    made = manifest(folder)
-    for name, entry in made["files"].items():
-        data = (folder / name).read_bytes()
-        entry |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    edit(made)
-    (folder / "manifest.json").write_text(json.dumps(made), encoding="utf-8")
-
-
-def refused(folder: Path, sentence: str) -> None:
-    with pytest.raises(DatastillError, match=sentence) as error:
-        DistilledDataset.load(folder)
-    assert str(error.value).endswith((".", "?"))
 
 
 def batches(made: DistilledDataset, steps: int = 20) -> list[Batch]:

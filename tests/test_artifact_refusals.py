@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,10 +16,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from datastill.artifact import DistilledDataset
-from datastill.errors import DatastillError
 from datastill.recipe import choice
 from reference import tiny
+from reference.folders import claim, refused
 
 
 @pytest.fixture(scope="module")
@@ -43,28 +40,6 @@ def taught(tmp_path_factory: pytest.TempPathFactory, _own_cache: None) -> Path:
 @pytest.fixture
 def copy(whole: Path, tmp_path: Path) -> Path:
     return shutil.copytree(whole, tmp_path / "set")
-
-
-def manifest(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    return found
-
-
-def claim(folder: Path, edit: Callable[[dict[str, Any]], object], *, rehash: bool = True) -> None:
-    """Edit the manifest, after making its sizes and hashes true for the files that lie there."""
-    made = manifest(folder)
-    if rehash:
-        for name, entry in made["files"].items():
-            data = (folder / name).read_bytes()
-            entry |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    edit(made)
-    (folder / "manifest.json").write_text(json.dumps(made), encoding="utf-8")
-
-
-def refused(folder: Path, sentence: str) -> None:
-    with pytest.raises(DatastillError, match=sentence) as error:
-        DistilledDataset.load(folder)
-    assert str(error.value).endswith((".", "?"))
 
 
 def change_arrays(path: Path, edit: Callable[[dict[str, torch.Tensor]], object]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import shutil
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from datastill.fields import SeededViews
 from datastill.recipe import choice
 from datastill.runtime.progress import Reporter
 from reference import augment, seeded, tiny
+from reference.folders import claim, manifest, refused
 
 STUDENT = replace(tiny.STUDENT, crop=2, flip=True)
 SEEN = SeededViews(count=3, seed=5, crop=2, flip=True)
@@ -46,27 +46,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory, _own_cache: None) -> Path:
 @pytest.fixture
 def copy(whole: Path, tmp_path: Path) -> Path:
     return shutil.copytree(whole, tmp_path / "set")
-
-
-def manifest(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    return found
-
-
-def claim(folder: Path, edit: Callable[[dict[str, Any]], object]) -> None:
-    """Edit the manifest, after making its sizes and hashes true for the files that lie there."""
-    made = manifest(folder)
-    for name, entry in made["files"].items():
-        data = (folder / name).read_bytes()
-        entry |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    edit(made)
-    (folder / "manifest.json").write_text(json.dumps(made), encoding="utf-8")
-
-
-def refused(folder: Path, sentence: str) -> None:
-    with pytest.raises(DatastillError, match=sentence) as error:
-        DistilledDataset.load(folder)
-    assert str(error.value).endswith((".", "?"))
 
 
 @pytest.mark.parametrize("codec", ["fp32", "fp16", "int4", "topk", "klt"])
