@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from datastill import recipe as recipes
+from datastill.engine import build_content
 from datastill.fields import resolve
+from datastill.match.paired import Paired
 from datastill.measure import costs as measured
-from datastill.measure.costs import ANSWER, PULL, Cost, estimate
+from datastill.measure.costs import ANSWER, PULL, SECOND, Cost, estimate
 from datastill.measure.reproduce import scaled
 from datastill.recipe import Recipe, choice, compose, methods
 from datastill.sources import load
@@ -132,6 +138,79 @@ def test_what_a_match_asks_besides_its_rounds_is_counted(second: None) -> None:
     assert plain["match on first"] == pytest.approx(4 * PULL * 16 + ANSWER * rows)
 
 
+MET = {"arch": "convnet_in", "settings": {"width": 8, "depth": 2}}
+FIXED = {"kind": "fixed", "outer": 3, "inner": 2}
+DYNAMIC = {"kind": "dynamic", "window": 2, "query": 8, "most_outer": 3, "most_inner": 2, "settle": 0.0, "move": 1.0}
+
+
+def condensed(kind: str, training: dict[str, Any], **settings: Any) -> dict[str, Any]:
+    inner = {"lr": 0.01, "crop": 0, "flip": False} | training
+    match = choice(kind, rounds=2, lr=0.1, network=MET | {"training": inner}, **settings)
+    return {"match": match, "networks": {}, "label": choice("hard"), "store": choice("synthetic"), "ipc": 2}
+
+
+@contextmanager
+def passing() -> Iterator[dict[str, int]]:
+    """Count the images that pass networks, by what is asked of them."""
+    found = dict.fromkeys(("answers", "pulls", "trainings", "second"), 0)
+
+    def counting(module: nn.Module, given: tuple[Any, ...]) -> None:
+        if isinstance(module, nn.Conv2d) and module.in_channels == 3:
+            weights, pixels = module.weight.requires_grad, given[0].requires_grad
+            kind = {(True, True): "second", (True, False): "trainings", (False, True): "pulls"}.get((weights, pixels))
+            found[kind if kind and torch.is_grad_enabled() else "answers"] += len(given[0])
+
+    handle = register_module_forward_pre_hook(counting)
+    try:
+        yield found
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        condensed("features", {}, steps=3, batch=5),
+        condensed("features", {}, batch=100),
+        condensed("features", {}, batch=5) | {"store": choice("tiles", factor=2, block=4)},
+        condensed("features", {}, batch=5) | {"store": choice("compensated"), "ipc": 4, "networks": tiny.NETWORKS},
+        condensed("living", {"batch": 3}, policy=FIXED, batch=5, beta=0.0),
+        condensed("living", {"batch": 3}, policy=DYNAMIC, batch=5, beta=0.0),
+        condensed("gradients", {"batch": 3}, outer=3, inner=2, batch=5),
+        condensed("gradients", {"batch": 3}, outer=3, inner=2, batch=5, most=1),
+        condensed("gradients", {"batch": 7}, outer=3, inner_on="real", inner_images=20, batch=5),
+        condensed("gradients", {"batch": 7}, outer=1, source="early", epochs=2, batch=5),
+        condensed("gradients", {"batch": 9}, outer=1, source="pool", pool=3, epochs=2, batch=5),
+    ],
+)  # fmt: skip
+def test_what_passes_a_network_of_the_matchs_own_is_counted_before(changes: dict[str, Any]) -> None:
+    ctx = tiny.context(**changes)
+    run, match = counted(ctx.recipe), ctx.fields.match
+    with passing() as found:
+        build_content(ctx)
+    assert isinstance(match, Paired)
+    said = match.passes(ctx.recipe, ctx.info, run.items, len(ctx.real.rows))
+    assert found == {name: getattr(said, name) for name in found}
+    assert run.condensing is not None
+    phase, images, network = run.condensing
+    weights = {"answers": ANSWER, "pulls": PULL, "trainings": 1.0, "second": SECOND}
+    assert images == pytest.approx(sum(weights[name] * count for name, count in found.items()))
+    assert phase == ("match at the most" if "policy" in changes["match"].settings and said.bound else "match")
+    assert network == match.network
+    assert run.unknown == ()
+
+
+def test_a_match_of_no_rounds_and_one_that_sifts_batches_are_told(second: None) -> None:
+    assert "match" not in costs(tiny.recipe(**condensed("features", {}) | {"match": choice("features", rounds=0)}))
+    sifted = condensed("features", {}, batch=5) | {"select": choice("bilp", beta=0.5)}
+    assert counted(tiny.recipe(**sifted)).unknown == (
+        "choosing real images by 'bilp'", "weighing the real images of a batch",
+    )  # fmt: skip
+    assert costs(tiny.recipe(**condensed("features", {}, batch=5)))["match"] == pytest.approx(
+        2 * (ANSWER * 5 * 4 + PULL * 8)
+    )
+
+
 def test_what_is_not_known_is_named_and_not_counted() -> None:
     changes: dict[str, Any] = {"select": choice("easy"), "label": choice("static", folds=2)}
     assert counted(tiny.recipe(**changes)).unknown == (
@@ -148,7 +227,7 @@ def test_of_every_preset_with_a_papers_number_all_is_known_or_named() -> None:
         if found.paper:
             recipe = compose(name, info, ipc=10)
             run = measured._Run(recipe, resolve(recipe, info), info, 1437)
-            known = type(run.fields.match) in measured.KNOWN_MATCHES
+            known = isinstance(run.fields.match, measured.KNOWN_MATCHES)
             assert known != any("the match" in said for said in run.unknown), name
             assert all(images >= 0 for network in recipe.networks for _, images in run.passes(network))
 

@@ -19,7 +19,7 @@ from datastill.fields import Context, Weighing, register
 from datastill.match.aligned import Aligner, Term, taps
 from datastill.match.influence import feature_effects
 from datastill.match.lives import fresh
-from datastill.match.paired import Paired, pixels_of
+from datastill.match.paired import Paired, Passes, pixels_of
 from datastill.networks import Network, sketch
 from datastill.recipe import DatasetInfo, Recipe
 from datastill.settings import setting
@@ -78,6 +78,11 @@ class Features(Paired):
             f"images meet in the BatchNorm of '{made.arch}', the network of match '{self.name}', so that none can be "
             "left out alone; take match.network.arch=convnet_in"
         )
+
+    def passes(self, recipe: Recipe, info: DatasetInfo, items: int, rows: int) -> Passes:
+        """Return an answer for each real image and a pull at each item, of every image update."""
+        updates = self.rounds * self.steps
+        return Passes(answers=updates * self.looked(info, rows), pulls=updates * items)
 
     def round(self, draft: Draft, ctx: Context) -> dict[str, Tensor]:
         """Draw a network and step the images against it; returns the distance at its last step, float[1]."""

@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from datastill.fields import Content, Context, Optimise, Weighing, register
 from datastill.match.influence import slope_effects
 from datastill.match.lives import Life, fresh, pooled, settle_norms
-from datastill.match.paired import LEARNED, ClassImages, Paired, inner_data, pixels_of
+from datastill.match.paired import LEARNED, ClassImages, Paired, Passes, inner_data, pixels_of
 from datastill.match.slopes import Distance, Meeting, Slopes, Tensors, matched_names
 from datastill.networks import Network
 from datastill.recipe import DatasetInfo, Recipe
@@ -111,6 +111,18 @@ class Gradients(Paired):
         if self.inner_on == "real":
             return outer, 0
         return outer, inner if self.inner is None else self.inner
+
+    def passes(self, recipe: Recipe, info: DatasetInfo, items: int, rows: int) -> Passes:
+        """Return the passes of image updates, of training between them, and of training before them."""
+        outer, _ = self.loops(recipe.ipc)
+        shown = items if self.most is None else min(items, self.most * info.classes)
+        batch = min(self.network.training.batch, rows if self.inner_on == "real" else items)
+        between = self.rounds * (outer - 1) * self._between(recipe.ipc, items, rows) * batch
+        before = {"fresh": 0, "early": self.rounds, "pool": self.pool}[self.source] * self.epochs * self._epoch(rows)
+        return Passes(
+            trainings=self.rounds * outer * self.looked(info, rows) + between
+            + before * min(self.network.training.batch, rows), second=self.rounds * outer * shown,
+        )  # fmt: skip
 
     def prepare(self, ctx: Context) -> None:
         """Train the networks of a pool."""

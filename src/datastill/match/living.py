@@ -19,7 +19,7 @@ from datastill.match.discrimination import discrimination, slope
 from datastill.match.dynamic import COUNTED, Controller, Policy, query_accuracy
 from datastill.match.features import Features
 from datastill.match.lives import Life
-from datastill.match.paired import LEARNED, inner_data
+from datastill.match.paired import LEARNED, Passes, inner_data
 from datastill.networks import Network
 from datastill.recipe import DatasetInfo, Recipe
 from datastill.settings import setting
@@ -76,6 +76,17 @@ class Living(Features):
         if self.beta:
             return "in match 'living' L_disc sums over real images and pulls all classes at once; take match.beta=0"
         return super().unweighed(how, info)
+
+    def passes(self, recipe: Recipe, info: DatasetInfo, items: int, rows: int) -> Passes:
+        """Return the passes of image updates, of training between them and of queries; at most, where these decide."""
+        outer, inner = self.policy.longest
+        updates, epochs = self.rounds * outer, self.rounds * (outer - 1) * inner
+        asked = min(self.policy.each(info.classes) * info.classes, rows) if self.policy.asks else 0
+        batch = min(self.network.training.batch, items)
+        return Passes(
+            answers=updates * self.looked(info, rows) + (updates + epochs) * asked, pulls=updates * items,
+            trainings=epochs * -(-items // batch) * batch, bound=self.policy.asks,
+        )  # fmt: skip
 
     def optimise(self) -> dict[str, Optimise]:
         """Return SGD whose rate is halved at each milestone."""

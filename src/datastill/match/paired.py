@@ -5,6 +5,7 @@ K classes, B real images of each in a batch, N synthetic items, C channels, H W 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -28,6 +29,22 @@ LEARNED = ("pixels", "compensators")
 # Plain SGD at 0.01 on the set itself: the inner training of arXiv 2006.05929.
 INNER = TrainRecipe(lr=0.01, momentum=0.0, weight_decay=0.0, schedule="constant", batch=256, crop=0, flip=False)
 MATCHED = NetworkRecipe(arch="convnet_in", training=INNER)
+
+
+@dataclass(frozen=True)
+class Passes:
+    """How many images pass the network that is met, in all rounds: what a run would cost follows from it.
+
+    answers: forward alone. pulls: forward, and back to the pixels. trainings: forward, and back to the weights.
+    second: those whose gradient at the weights is differentiated again at the pixels. bound: whether these are the most
+    that there may be, and no one knows before how many there will be.
+    """
+
+    answers: float = 0.0
+    pulls: float = 0.0
+    trainings: float = 0.0
+    second: float = 0.0
+    bound: bool = False
 
 
 class ClassImages:
@@ -94,6 +111,14 @@ class Paired(Match):
     def total_rounds(self) -> int:
         """How many networks are met."""
         return self.rounds
+
+    @abstractmethod
+    def passes(self, recipe: Recipe, info: DatasetInfo, items: int, rows: int) -> Passes:
+        """Return what passes the network in all rounds, of so many synthetic items and real images to look at."""
+
+    def looked(self, info: DatasetInfo, rows: int) -> int:
+        """Return the real images of one batch of all classes, where all have as many among `rows`."""
+        return min(self.batch * info.classes, rows)
 
     def optimise(self) -> dict[str, Optimise]:
         """Return SGD for pixels and compensators alike."""

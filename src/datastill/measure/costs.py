@@ -12,10 +12,11 @@ import torch
 from datastill.fields import Fields, Real, resolve
 from datastill.match.noise import Noise
 from datastill.match.none import None_
+from datastill.match.paired import Paired
 from datastill.match.statistics import Statistics
 from datastill.match.various import Various
 from datastill.networks import Space, create_network
-from datastill.recipe import DatasetInfo, Recipe, TrainRecipe, Work, read_networks
+from datastill.recipe import DatasetInfo, NetworkRecipe, Recipe, TrainRecipe, Work, read_networks
 from datastill.runtime.device import Device
 from datastill.runtime.progress import Reporter
 from datastill.sources import Dataset
@@ -32,6 +33,7 @@ from datastill.training.supply import supply
 TIMED_STEPS = 3
 # Of a training step on as many images: an answer is a forward pass, and weights that are not trained have no gradient.
 ANSWER, PULL = 1 / 3, 2 / 3
+SECOND = 4.0  # as docs/gradients.md says of an image whose gradient is differentiated again
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,10 @@ def estimate(dataset: Dataset, recipe: Recipe, common: TrainRecipe, student: str
             phases[f"train {name}"] = step * made.training.work(len(real.rows)).steps
         each[name] = step / made.training.batch
         phases |= {f"{phase} {name}": each[name] * images for phase, images in run.passes(name) if images}
+    if (met := run.condensing) is not None:
+        phase, images, network = met
+        step = _step_seconds(dataset, network.arch, network.settings, network.training, device)
+        phases[phase] = step / network.training.batch * images
     ((arch, settings),) = read_networks(student).values()
     protocols = [recipe.student] if common == recipe.student else [recipe.student, common]
     seen, asked = run.fields.label.pictures_per_item, sum(each.values()) * ANSWER if run.in_the_loop else 0.0
@@ -147,8 +153,10 @@ class _Run:
             found.append(f"choosing real images by '{recipe.select.kind}'")
         if type(self.fields.store) not in KNOWN_STORES:
             found.append(f"what store '{recipe.store.kind}' has beside ipc images of each class")
-        if type(self.fields.match) not in KNOWN_MATCHES:
+        if not isinstance(self.fields.match, KNOWN_MATCHES):
             found.append(f"the match '{recipe.match.kind}'")
+        if recipe.select.settings.get("beta"):
+            found.append("weighing the real images of a batch")
         if recipe.label.settings.get("folds", 1) > 1:
             found.append("the networks of label.folds")
         return tuple(found)
@@ -163,6 +171,16 @@ class _Run:
             yield "measure real images with", ANSWER * self.rows if match.convs and name in self._turns(match) else 0.0
         yield "match on", self._matched(name)
         yield "label with", ANSWER * (self._labelled(self.items) + self._labelled(self.nominal))
+
+    @property
+    def condensing(self) -> tuple[str, float, NetworkRecipe] | None:
+        """The phase, its training steps on one image, and the network, of a match whose network is its own."""
+        match = self.fields.match
+        if not isinstance(match, Paired) or not match.total_rounds or not self.learned:
+            return None
+        made = match.passes(self.recipe, self.info, self.items, self.rows)
+        images = ANSWER * made.answers + PULL * made.pulls + made.trainings + SECOND * made.second
+        return "match at the most" if made.bound else "match", images, match.network
 
     @property
     def _names(self) -> tuple[str, ...]:
@@ -197,7 +215,7 @@ class _Run:
 
 
 KNOWN_STORES = frozenset({Compensated, Synthetic, Tiles, Crops, Pixels, Coded})
-KNOWN_MATCHES = frozenset({None_, Noise, Statistics, Various})
+KNOWN_MATCHES = (None_, Noise, Paired, Statistics, Various)
 
 
 def _step_seconds(
