@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from datastill.match.lives import Life, fresh, pooled
 from datastill.match.paired import ClassImages, pixels_of
 from datastill.networks import Network
 from datastill.recipe import choice
+from datastill.runtime.device import open_device
 from reference import tiny
 
 TRAINING = {"lr": 0.05, "momentum": 0.9, "schedule": "constant", "batch": 16, "crop": 1, "flip": False}
@@ -41,6 +44,18 @@ def test_a_life_goes_on_where_it_stood() -> None:
     assert first.work.epoch == 3
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
     assert not torch.equal(next(one.parameters()), next(fresh(match.network, ctx, 0).parameters()))
+
+
+def test_a_life_in_16_bits_sees_its_own_steps_inside_a_round() -> None:
+    half = open_device("cpu", "bf16")
+    ctx = replace(started()[0], device=half)
+    match, data, found = started()[1], ctx.real.data(), []
+    for outer in (nullcontext(), half.autocast()):  # as the engine opens one around every round
+        network, life = living(ctx, match)
+        with outer:
+            life.learn(data, 6)
+        found.append([p.detach() for p in network.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 def test_weights_ask_for_no_more_gradients_after_learning_than_before() -> None:

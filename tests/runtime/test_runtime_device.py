@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -38,6 +39,20 @@ def test_precision_decides_what_forward_passes_are_computed_in() -> None:
     with half.autocast():
         assert (a @ a).dtype == torch.bfloat16
     assert (a @ a).dtype == torch.float32
+
+
+def test_weights_that_move_inside_a_context_are_seen_by_the_next_pass() -> None:
+    half, x = open_device("cpu", "bf16"), torch.ones(1, 1)
+    weight = torch.ones(1, 1, requires_grad=True)
+    seen = []
+    with half.autocast():
+        for context in (nullcontext(), half.autocast()):
+            with context:
+                seen.append((x @ weight).item())
+            with torch.no_grad():
+                weight.add_(1.0)
+        seen.append((x @ weight).item())
+    assert seen == [1.0, 2.0, 3.0]
 
 
 def test_a_device_says_what_a_measurement_records() -> None:

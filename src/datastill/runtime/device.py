@@ -46,9 +46,14 @@ class Device:
         return torch.device(self.fabric.device)
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Return the context for forward passes: bf16 autocast, or nothing in float32."""
-        context: AbstractContextManager[Any] = self.fabric.autocast() if self.precision == "bf16" else nullcontext()
-        return context
+        """Return the context for forward passes: bf16 autocast, or nothing in float32.
+
+        Weights are cast anew in every pass. By itself autocast remembers its casts until the outermost context ends, so
+        that a network which is trained inside another context would never see its own steps.
+        """
+        if self.precision != "bf16":
+            return nullcontext()
+        return torch.autocast(self.torch.type, torch.bfloat16, cache_enabled=False)
 
     def compiled(self, network: nn.Module) -> Callable[[Tensor], Tensor]:
         """Return the network's forward, compiled if this device was opened so (with CUDA graphs on CUDA).
