@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from datastill.recipe import TrainRecipe
 from datastill.runtime.device import Device, open_device
+from datastill.training import loop
 from datastill.training.loop import Learner, train
 from datastill.training.supply import Batch, Data, supply
 from reference import training as plain
@@ -61,6 +62,20 @@ def test_training_is_what_plain_torch_does(optimiser: str, kind: str, make_learn
     torch.testing.assert_close(learner.losses, torch.stack(losses), rtol=2e-4, atol=1e-6)
     for name, value in learner.network.state_dict().items():
         torch.testing.assert_close(value, twin.state_dict()[name], rtol=1e-3, atol=1e-5)
+
+
+def test_instance_norms_are_fast_on_a_cpu_and_teach_the_same(
+    make_learner: MakeLearner, data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"width": 8, "norm": "instance"}
+    fast = make_learner(epochs=4, settings=settings)
+    assert not any(type(module) is nn.GroupNorm for module in fast.network.modules())
+    monkeypatch.setattr(loop, "hasten", lambda network: None)
+    torchs = make_learner(epochs=4, settings=settings)
+    assert any(type(module) is nn.GroupNorm for module in torchs.network.modules())
+    assert fast.network.state_dict().keys() == torchs.network.state_dict().keys()
+    torch.testing.assert_close(finished(fast, data).losses, finished(torchs, data).losses, rtol=2e-4, atol=1e-6)
+    assert fast.losses[-1] < fast.losses[0]
 
 
 def test_training_makes_the_loss_fall(make_learner: MakeLearner, data: Data) -> None:

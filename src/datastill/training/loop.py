@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from datastill.networks.norms import hasten
 from datastill.recipe import TrainRecipe, Work
 from datastill.runtime.device import Device
 from datastill.runtime.files import load_arrays, save_arrays
@@ -38,6 +39,8 @@ class Learner:
 
     def __init__(self, network: nn.Module, recipe: TrainRecipe, work: Work, seed: int, device: Device) -> None:
         self.network = network.to(device.torch).to(memory_format=torch.channels_last)
+        if device.torch.type == "cpu":
+            hasten(self.network)
         self.recipe, self.work, self.seed, self.device = recipe, work, seed, device
         self.optimiser = make_optimiser(self.network, recipe)
         if recipe.bn_momentum is not None:
