@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -21,6 +23,7 @@ from datastill.match.lives import Life, fresh, settle_norms
 from datastill.match.paired import ClassImages, pixels_of
 from datastill.networks import Network
 from datastill.recipe import Work, choice
+from datastill.runtime.device import Device, open_device
 from datastill.runtime.files import load_arrays, save_arrays
 from datastill.runtime.seeds import derive
 from datastill.training.supply import batch_rows
@@ -341,3 +344,29 @@ def test_the_set_is_one_part_that_waits_for_no_network() -> None:
 def test_what_cannot_work_is_refused(settings: dict[str, Any], says: str) -> None:
     with pytest.raises(DatastillError, match=says):
         started(**settings)
+
+
+# --- 16 bits ---
+
+
+def pull(device: Device, other: int | None = None) -> Tensor:
+    """Return what a round's one image update does to the pixels; `other` draws other real batches."""
+    ctx, match = started(rounds=1, outer=1)
+    ctx = replace(ctx, device=device)
+    draft, found = drafted(ctx), []
+    real: ClassImages = draft.memo["real"]
+    if other is not None:
+        drawn = real.draw(np.random.default_rng(other), match.batch)
+        real.draw = lambda *given: drawn  # type: ignore[method-assign]
+    draft.pull = lambda rows, dx: found.append(dx.clone())  # type: ignore[method-assign]
+    with device.autocast():
+        match.round(draft, ctx)
+    assert found[0].dtype == torch.float32
+    return found[0]
+
+
+def test_what_16_bits_do_to_the_pull_is_small_beside_what_another_batch_does() -> None:
+    exact, half = pull(tiny.device()), pull(open_device("cpu", "bf16"))
+    assert not torch.equal(exact, half)
+    others = [float((pull(tiny.device(), other) - exact).norm()) for other in range(3)]
+    assert float((half - exact).norm()) < 0.2 * min(others)

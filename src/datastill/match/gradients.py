@@ -147,7 +147,7 @@ class Gradients(Paired):
         for step in range(outer):
             if step and life:
                 life.learn(draft.memo["data"] if self.inner_on == "real" else inner_data(draft, ctx), between)
-            # Second gradients lose too much in 16 bits.
+            # Second gradients lose too much in 16 bits; those of real images follow the device.
             with torch.autocast(ctx.device.torch.type, enabled=False):
                 self._settle(network, draft, ctx, step)
                 losses = self._update(Meeting(network.body, names, self.distance), network, draft, ctx, step)
@@ -244,7 +244,11 @@ class Gradients(Paired):
                 return slope_effects(meeting, partial(see, k=k), own(k), pixels_of(real, mine), k, how, stream)
 
             kept = ctx.fields.select.sift(k, mine, influence, draft.state, ctx) if len(items[k]) else mine
-            yield meeting.real(see(pixels_of(real, kept), k), k)
+            z = see(pixels_of(real, kept), k)
+            # What 16 bits do to the pull is small beside what another batch does.
+            with ctx.device.autocast():
+                slopes = meeting.real(z, k)
+            yield slopes
 
     def facts(self, ctx: Context, content: Content, sealed: Content) -> dict[str, Any]:
         """Return networks met, image updates (of all classes at once), and training steps between these."""
