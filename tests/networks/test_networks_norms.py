@@ -36,6 +36,9 @@ def test_it_gives_what_group_norm_gives(side: int, order: torch.memory_format) -
     x = seeded(2, 3, side, side, seed=3).contiguous(memory_format=order)
     assert (side * side >= LARGE) == (side == 32)
     torch.testing.assert_close(fast(x), plain(x), rtol=1e-12, atol=1e-12)
+    with torch.no_grad():
+        found = fast(x)
+    torch.testing.assert_close(found, plain(x).detach(), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.global_random  # torch's checks draw directions
@@ -84,3 +87,15 @@ def test_under_autocast_it_stays_in_32_bits() -> None:
     assert out.dtype == torch.float32
     (dx,) = torch.autograd.grad(out.square().sum(), x)
     assert dx.isfinite().all()
+
+
+@pytest.mark.parametrize("side", [4, 32])
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_statistics_are_not_taken_in_16_bits_where_no_gradient_is_asked_for(
+    side: int, order: torch.memory_format
+) -> None:
+    plain, fast = (layer.float() for layer in norms(3))
+    x = (100 + seeded(2, 3, side, side)).to(torch.bfloat16).contiguous(memory_format=order)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        found = fast(x).float()
+    torch.testing.assert_close(found, plain(x.float()).detach(), rtol=2**-8, atol=2**-8)

@@ -25,8 +25,6 @@ from datastill.training.augment import Drawn
 
 Tap = Literal["relu", "relu_last", "embed"]
 FLOOR = 1e-12  # of the length by which an image's numbers are divided
-# On a CPU, torch's group norm is many times slower for smaller maps whose channels lie side by side in memory.
-SMALL_MAP = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,30 +211,10 @@ def _activations(body: Body, z: Tensor) -> Iterator[tuple[Tap, Tensor]]:
         return
     last = max(place for place, layer in enumerate(body.blocks) if isinstance(layer, nn.ReLU))
     for place, layer in enumerate(body.blocks):
-        z = _run(layer, z)
+        z = layer(z)
         if isinstance(layer, nn.ReLU):
             yield ("relu_last" if place == last else "relu"), z
     yield "embed", z
-
-
-def _run(layer: nn.Module, z: Tensor) -> Tensor:
-    """Run a layer; instance norm on a CPU in the fastest way that there is where no gradient is asked for."""
-    plain = z.device.type == "cpu" and not torch.is_grad_enabled()
-    if plain and isinstance(layer, nn.GroupNorm) and layer.num_groups == layer.num_channels:
-        large = z.shape[2] * z.shape[3] >= SMALL_MAP
-        return nn.GroupNorm.forward(layer, z) if large else _instance_norm(layer, z)
-    out: Tensor = layer(z)
-    return out
-
-
-def _instance_norm(norm: nn.GroupNorm, z: Tensor) -> Tensor:
-    """Return (z - mean) / sqrt(var + eps) * weight + bias of each image and channel, at least in float32."""
-    with torch.autocast(z.device.type, enabled=False):
-        flat = exact(z).permute(0, 2, 3, 1).flatten(1, 2)  # no copy where channels lie side by side
-        centred = flat - flat.mean(dim=1, keepdim=True)
-        scale = torch.rsqrt(centred.square().mean(dim=1, keepdim=True) + norm.eps)
-        out = torch.addcmul(norm.bias, centred, scale * norm.weight)
-    return out.view(len(z), *z.shape[2:], z.shape[1]).permute(0, 3, 1, 2)
 
 
 def _raised(f: Tensor, power: float) -> Tensor:
