@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import platform
+import subprocess
+import sys
 from contextlib import nullcontext
 
 import pytest
@@ -76,6 +79,28 @@ def test_large_blocks_are_kept_where_there_is_glibc(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(ctypes, "CDLL", without)
     assert keep_large_blocks() is False
+
+
+FAULTS = """
+import resource, torch
+from datastill.runtime.device import keep_large_blocks
+kept = keep_large_blocks()
+found = []
+for _ in range(2):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    blocks = [torch.ones(100 << 20) for _ in range(3)]
+    del blocks
+    found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(int(kept), *found)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator of glibc")
+def test_more_than_a_gigabyte_that_was_freed_at_once_is_paid_for_once() -> None:
+    said = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True).stdout
+    kept, first, second = (int(word) for word in said.split())
+    assert kept == 1
+    assert second < 0.1 * first
 
 
 def test_the_processor_has_a_name_even_without_a_list_of_processors(monkeypatch: pytest.MonkeyPatch) -> None:
