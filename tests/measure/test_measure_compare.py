@@ -62,6 +62,21 @@ def test_random_images_stand_beside_the_methods_with_every_control_but_none_twic
     assert found["failures"] == []
 
 
+def test_where_all_methods_have_hard_labels_no_network_is_trained_for_random_images(tmp_path: Path) -> None:
+    dm = ("dm:match.rounds=2", "dm:match.network.settings.width=4")
+    found = compared(tmp_path / "hard", "dm", changes=dm)
+    rows = by_arm(found)
+    assert rows.keys() == {"random", "dm", "dm/equal_bytes_hard", "dm/coded_hard", "dm/start"}
+    assert {row["column"] for row in rows.values()} == {"H"}
+    assert rows["random"]["random"]
+    assert rows["dm"]["against_random"] == paired(rows["dm"], rows["random"])
+    assert found["teachers"] == {}
+    for methods, changes in ((("random", "dm"), dm), (("dm",), (*dm, "dm:label=static")), (("dm", "herding"), dm)):
+        assert asked(*methods, changes=changes).recipe("random", tiny.dataset(), 4).label.kind == "static"
+    asked_for = asked("dm", changes=(*dm, "random:label=dynamic")).recipe("random", tiny.dataset(), 4)
+    assert asked_for.label.kind == "dynamic"
+
+
 def test_rows_are_in_the_order_of_columns_and_methods(found: Found) -> None:
     rows = found["rows"]
     assert [row["column"] for row in rows] == ["H"] * len(HARD) + ["S"] * len(SOFT | PLAIN)

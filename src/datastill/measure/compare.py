@@ -115,15 +115,28 @@ class Comparison:
     def recipe(self, name: str, dataset: Dataset, ipc: int) -> Recipe:
         """Return a method's recipe here. Raises: DatastillError where the method cannot serve the ipc or the set.
 
-        Changes of networks for all methods are for those that have any.
+        Changes of networks for all methods are for those that have any. Random real images that nobody asked for have
+        hard labels where all methods have: no network is trained for them alone.
         """
         meant = [(to, change) for to, change in map(_addressed, self.changes) if to in ("", name)]
+        if name == "random" and name not in self.methods and self._all_hard(dataset, ipc):
+            meant = [("", "label=hard"), *meant]
         others = [change for _, change in meant if not change.startswith(NETWORKS)]
         made = compose(name, dataset.info, ipc=ipc, changes=others)
         of_networks = [c for to, c in meant if c.startswith(NETWORKS) and (to or made.networks)]
         made = (made.with_networks(self.networks) if self.networks and made.networks else made).changed(of_networks)
         resolve(made, dataset.info)
         return made
+
+    def _all_hard(self, dataset: Dataset, ipc: int) -> bool:
+        """Whether students of every method are told the classes alone; a method that cannot be made has no say."""
+        hard = []
+        for name in self.methods:
+            try:
+                hard.append(resolve(self.recipe(name, dataset, ipc), dataset.info).label.column == "H")
+            except DatastillError:
+                continue
+        return bool(hard) and all(hard)
 
 
 def _addressed(change: str) -> tuple[str, str]:
