@@ -37,7 +37,7 @@ def pages(root: Path, found: Ledger) -> dict[Path, str]:
         (docs / "levers.md", "levers", levers.climbed(found.trials)),
     ]
     if found.readme:
-        parts.append((root / "README.md", "results", readme.readme_table(*found.readme)))
+        parts.append((root / "README.md", "results", readme.readme_tables(found.readme)))
     for path, name, body in parts:
         text = between(path.read_text(encoding="utf-8"), name, body) if path.exists() else None
         if text is not None:

@@ -114,7 +114,7 @@ class Ledger:
     frontiers: groups of rows of runs that measured a frontier, at any ipc. missing: groups that pages.yaml lists and
     that are not there, a sentence each. trials: rows of ablations, which are no results and stand on their own page.
 
-    readme: (group, methods) of the README's table. speed: name -> rows of `make bench`.
+    readme: (group, methods) of each of the README's tables. speed: name -> rows of `make bench`.
     """
 
     groups: list[Group]
@@ -124,7 +124,7 @@ class Ledger:
     trials: list[Entry]
     waiting: list[Mapping[str, Any]]
     missing: list[str]
-    readme: tuple[Group, list[str]] | None
+    readme: list[tuple[Group, list[str]]]
     speed: dict[str, Mapping[str, Any]]
 
 
@@ -138,7 +138,7 @@ def read(folder: Path) -> Ledger:
     rows = [entry for entry in entries if entry.kind == "accuracy"]
     groups = {g.name: g for g in grouped([e for e in rows if e.run["kind"] != "frontier"])}
     readme, order = chosen["readme"], chosen["order"]
-    wanted = dict.fromkeys([*order, *([readme["group"]] if readme else [])])
+    wanted = dict.fromkeys([*order, *(shown["group"] for shown in readme)])
     missing = [
         f"docs/results/pages.yaml lists the group '{name}', of which docs/results/ has no row"
         f"{suggestion(name, groups)} The pages go without it: add its rows, or take it off the list."
@@ -154,18 +154,18 @@ def read(folder: Path) -> Ledger:
         trials=[e for e in entries if e.kind == "trial"],
         waiting=waiting,
         missing=missing,
-        readme=(groups[readme["group"]], readme["methods"]) if readme and readme["group"] in groups else None,
+        readme=[(groups[shown["group"]], shown["methods"]) for shown in readme if shown["group"] in groups],
         speed={path.name: read_json(path) for path in speeds},
     )
 
 
 def _chosen(path: Path) -> dict[str, Any]:
     chosen = _yaml(path)
-    whole = isinstance(chosen, dict) and set(chosen) == {"readme", "order"} and isinstance(chosen["order"], list)
-    readme = chosen["readme"] if whole else None
-    if whole and (readme is None or (isinstance(readme, dict) and set(readme) == {"group", "methods"})):
+    whole = isinstance(chosen, dict) and set(chosen) == {"readme", "order"}
+    listed = whole and all(isinstance(value, list) for value in chosen.values())
+    if listed and all(isinstance(shown, dict) and set(shown) == {"group", "methods"} for shown in chosen["readme"]):
         return dict(chosen)
-    raise DatastillError(f"'{path}' must hold 'readme' (a group and a list of methods, or null) and 'order' (a list).")
+    raise DatastillError(f"'{path}' must hold 'readme' (a list of groups with their methods) and 'order' (a list).")
 
 
 def _yaml(path: Path) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datastill.report import tables
 
 from . import words as cells
-from .ledger import Group
+from .ledger import Entry, Group
 from .results import caption, said, title, verdict
 
 HEADINGS = ["method", "top-1, % (n)", "random real images, same labels, same steps", "margin", "verdict", "steps",
@@ -15,14 +15,22 @@ HEADINGS = ["method", "top-1, % (n)", "random real images, same labels, same ste
 MORE = "More rows, and what a number means, are in [docs/results.md](docs/results.md)."
 
 
-def readme_table(group: Group, named: Sequence[str]) -> str:
-    """Return the margins of the named methods in a group, of their runs with the best networks; then how it came about.
+def readme_tables(shown: Sequence[tuple[Group, Sequence[str]]]) -> str:
+    """Return the tables of the groups with the named methods, one after another, and then how they came about."""
+    made = [(group, named, _shown(group, named)) for group, named in shown]
+    commands = dict.fromkeys(cells.commands(entry.run) for _, _, mine in made for entry in mine)
+    return "\n\n".join([*(_table(*each) for each in made), *commands, MORE])
 
-    Runs with other networks stand on the results page.
-    """
+
+def _shown(group: Group, named: Sequence[str]) -> list[Entry]:
+    """Return the rows of the named methods, of their runs with the best networks."""
     every = [e for block in group.blocks for e in block if e.row["role"] == "method" and e.row["method"] in named]
     first = {e.row["method"]: e.run for e in reversed(every)}
-    mine = [e for e in every if e.run == first[e.row["method"]]]
+    return [e for e in every if e.run == first[e.row["method"]]]
+
+
+def _table(group: Group, named: Sequence[str], mine: Sequence[Entry]) -> str:
+    """Return the margins of these rows of a group; runs with other networks stand on the results page."""
     parts = [f"**{title(group)}**"]
     parts += [f"**{tables.escaped(verdict(group, entry))}**" for entry in mine]
     parts += [caption(row) for row in [entry.row for entry in mine][:1]]
@@ -44,5 +52,4 @@ def readme_table(group: Group, named: Sequence[str]) -> str:
     parts += [
         s for s in spoken if not s.startswith("**") and not any(f", {tables.escaped(o)} is " in s for o in others)
     ]
-    parts += [cells.commands(mine[0].run)] if mine else []
-    return "\n\n".join([*parts, MORE])
+    return "\n\n".join(parts)

@@ -47,8 +47,8 @@ def groups_of(script: ModuleType, root: Path) -> list[str]:
     return [group.name for group in ledger.read(root / "docs" / "results").groups]
 
 
-def choose(root: Path, order: list[str], readme: dict[str, Any] | None = None) -> None:
-    text = yaml.safe_dump({"readme": readme, "order": order})
+def choose(root: Path, order: list[str], *readme: dict[str, Any]) -> None:
+    text = yaml.safe_dump({"readme": list(readme), "order": order})
     (root / "docs" / "results" / "pages.yaml").write_text(text)
 
 
@@ -325,6 +325,16 @@ def test_the_readme_states_the_margin_and_keeps_all_but_what_stands_between_its_
     assert "| `random" not in text
 
 
+def test_the_readme_has_a_table_for_each_group_that_is_asked_for_and_one_last_line(script, root):
+    ten, seven = groups_of(script, root)
+    choose(root, [], {"group": ten, "methods": ["infer"]}, {"group": seven, "methods": ["infer"]})
+    script.main([], root)
+    text = page(root, "README.md")
+    assert text.count("| method | top-1, % (n) |") == 2
+    assert text.index("at 10 images per class") < text.index("at 7 images per class")
+    assert text.count("More rows, and what a number means") == 1
+
+
 def test_a_readme_without_markers_is_left_alone(script, root):
     (root / "README.md").write_text("# Title\n")
     assert script.main([], root) == 0
@@ -514,7 +524,16 @@ def test_a_listed_group_that_is_not_there_yet_is_named_and_the_pages_go_without_
 
 
 @pytest.mark.parametrize(
-    "text", ["readme: b\n", "order: b\nreadme: null\n", "[", "a: 1\n", "order: []\nreadme: {group: b}\n"]
+    "text",
+    [
+        "readme: b\n",
+        "order: b\nreadme: []\n",
+        "[",
+        "a: 1\n",
+        "order: []\nreadme: [{group: b}]\n",
+        "order: []\nreadme: {group: b, methods: []}\n",
+        "order: []\nreadme: null\n",
+    ],
 )
 def test_a_broken_list_of_pages_is_one_sentence_and_exit_code_2(script, root, capsys, text):
     (root / "docs" / "results" / "pages.yaml").write_text(text)
