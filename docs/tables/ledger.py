@@ -46,7 +46,7 @@ class Group:
 
     @property
     def blocks(self) -> list[list[Entry]]:
-        """Rows that one set of tables can hold: runs with the same networks, until two rows would have one name.
+        """Rows that one set of tables can hold: runs with the same networks or none, until two rows have one name.
 
         The same students on the same set are one row, whichever methods it stood beside.
         """
@@ -55,7 +55,9 @@ class Group:
             networks, named = set(run["teachers"]), {_named(entry): entry for entry in mine}
             for others, block in blocks:
                 shared = named.keys() & block.keys()
-                if networks == others and all(_measured(named[n]) == _measured(block[n]) for n in shared):
+                alike = networks == others or not networks or not others
+                if alike and all(_measured(named[n]) == _measured(block[n]) for n in shared):
+                    others |= networks
                     block |= {name: entry for name, entry in named.items() if name not in shared}
                     break
             else:

@@ -69,6 +69,8 @@ def test_where_all_methods_have_hard_labels_no_network_is_trained_for_random_ima
     assert rows.keys() == {"random", "dm", "dm/equal_bytes_hard", "dm/coded_hard", "dm/start"}
     assert {row["column"] for row in rows.values()} == {"H"}
     assert rows["random"]["random"]
+    assert rows["random"]["recipe"]["networks"] == {}
+    assert rows["random"]["title"] == "Random real images, soft labels, but label=hard"
     assert rows["dm"]["against_random"] == paired(rows["dm"], rows["random"])
     assert found["teachers"] == {}
     for methods, changes in ((("random", "dm"), dm), (("dm",), (*dm, "dm:label=static")), (("dm", "herding"), dm)):

@@ -12,7 +12,7 @@ from datastill.artifact import MANIFEST, DistilledDataset, tensor_sha256
 from datastill.engine import distil, label_content, make_context
 from datastill.fields import Context
 from datastill.measure.filling import filled
-from datastill.recipe import Choice, Control, Recipe, TrainRecipe, choice, method
+from datastill.recipe import Choice, Control, Recipe, TrainRecipe, choice, compose, method
 from datastill.runtime.device import Device
 from datastill.runtime.files import digest_of, read_json, write_json
 from datastill.runtime.progress import Reporter
@@ -42,6 +42,16 @@ class Arm:
     def column(self) -> str:
         """H, S or D."""
         return self.distilled.fields.label.column
+
+    @property
+    def title(self) -> str:
+        """The title of its method; of the method's own set, what labels it has where they are not the preset's."""
+        recipe = self.distilled.recipe
+        found = method(recipe.method)
+        if self.role != "method":
+            return found.title
+        told = compose(recipe.method, self.distilled.info, ipc=recipe.ipc).label.kind
+        return found.title + ("" if recipe.label.kind == told else f", but label={recipe.label.kind}")
 
     @property
     def training(self) -> TrainRecipe:
@@ -84,8 +94,8 @@ class ArmMaker:
 
     def own(self) -> Arm:
         """Return the method's own set."""
-        found = method(self.distilled.recipe.method)
-        return Arm(self.distilled.recipe.method, f"{found.title}, as distilled", self.distilled, role="method")
+        arm = Arm(self.distilled.recipe.method, "", self.distilled, role="method")
+        return replace(arm, says=f"{arm.title}, as distilled")
 
     def hard(self) -> Arm:
         """Return the method's images with hard labels: where the quality of images shows."""

@@ -119,10 +119,11 @@ class Comparison:
         hard labels where all methods have: no network is trained for them alone.
         """
         meant = [(to, change) for to, change in map(_addressed, self.changes) if to in ("", name)]
-        if name == "random" and name not in self.methods and self._all_hard(dataset, ipc):
-            meant = [("", "label=hard"), *meant]
-        others = [change for _, change in meant if not change.startswith(NETWORKS)]
+        hard = name == "random" and name not in self.methods and self._all_hard(dataset, ipc)
+        others = ["label=hard"] if hard else []
+        others += [change for _, change in meant if not change.startswith(NETWORKS)]
         made = compose(name, dataset.info, ipc=ipc, changes=others)
+        made = replace(made, networks={}) if made.label.kind == "hard" and hard else made
         of_networks = [c for to, c in meant if c.startswith(NETWORKS) and (to or made.networks)]
         made = (made.with_networks(self.networks) if self.networks and made.networks else made).changed(of_networks)
         resolve(made, dataset.info)

@@ -16,7 +16,7 @@ from datastill.measure.jobs import run_tasks
 from datastill.measure.stats import Difference, Summary
 from datastill.measure.student import StudentTask, Testing
 from datastill.measure.teachers import Teachers
-from datastill.recipe import Recipe, method
+from datastill.recipe import Recipe
 from datastill.runtime.device import Device, memory_peak_bytes
 from datastill.runtime.files import digest_of, read_json
 from datastill.runtime.progress import Reporter
@@ -111,7 +111,7 @@ def make_row(
         "arm": arm.name,
         "says": arm.says,
         "method": recipe.method,
-        "title": method(recipe.method).title,
+        "title": arm.title,
         "role": arm.role,
         "random": arm.random,
         "ipc": recipe.ipc,
