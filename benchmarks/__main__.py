@@ -121,7 +121,7 @@ def main(
         name = open_device("cpu").describe()["name"]
         machine = {"name": name, "cores": os.cpu_count(), "system": platform.platform()}
         write_json(out, {"machine": machine, "versions": versions(), "threads": threads, "clock": clock,
-                         "rounds": rounds, "rows": rows, "says": told})  # fmt: skip
+                         "classes": classes, "rounds": rounds, "rows": rows, "says": told})  # fmt: skip
     wrong = [
         f"{row['phase']} of {row['network']}"
         for row in rows

@@ -23,6 +23,11 @@ its recipe, command, versions, device, seeds, accuracy of every seed, times and 
 number of images per class, a student and a protocol stand together. Each accuracy is a link to its row file. How such a
 number is made is told in [What a number means](what-a-number-means.md); in short:
 """
+SPEED = (
+    "Each phase against a plain implementation of the same mathematics (`make bench`) in turns, in the same precision "
+    "and against the plain one in float32. Both compute the same: differences are relative, in float64. Memory is the "
+    "largest of each process above what its libraries take."
+)
 WAITING = (
     "These commands are ready to run as they stand; their rows are not there yet. The number beside each is the "
     "paper's, not ours."
@@ -52,6 +57,8 @@ def results_page(found: Ledger) -> str:
     parts += _runs(found.groups)
     if found.proxies:
         parts += ["## Proxies", *(part for entry in found.proxies for part in proxies.section(entry))]
+    if found.speed:
+        parts += ["## Speed against a plain reference", SPEED]
     for name, bench in found.speed.items():
         parts += _speed(name, bench)
     if found.waiting:
@@ -252,20 +259,19 @@ def _speed(name: str, bench: Mapping[str, Any]) -> list[str]:
     lines = [
         (
             row["phase"], tables.code(row["network"]), row["precision"], str(row["items"]), f"{row['ratio']:.2f}",
-            f"{row['ratio_min']:.2f} to {row['ratio_max']:.2f}", f"{row['items'] / row['product_s']:,.0f}",
+            f"{row['ratio_min']:.2f} to {row['ratio_max']:.2f}", f"{row['ratio_to_float32_reference']:.2f}",
+            f"{row['items'] / row['product_s']:,.0f}",
             f"{row['max_relative_difference_float64']:.0e}",
             f"{row['reference_peak_bytes'] / mib:.0f}", f"{row['product_peak_bytes'] / mib:.0f}",
         )
         for row in bench["rows"]
     ]  # fmt: skip
-    head = ["phase", "network", "precision", "items", "times faster, median", "least to most", "items a second",
-            "difference in float64",
+    head = ["phase", "network", "precision", "items", "times faster, median", "least to most",
+            "times faster than the plain one in float32", "items a second", "difference in float64",
             "reference, MiB", "Datastill, MiB"]  # fmt: skip
     told = (
-        f"Each phase against a plain implementation of the same mathematics (`make bench`) in turns; {bench['rounds']} "
-        f"rounds, threads: {bench['threads']}, by {clock}, on {tables.escaped(machine['name'])} with torch "
-        f"{versions['torch']}. Both compute the same: differences are relative, in float64. Memory is the "
-        f"largest of each process above what its libraries take. The row file: [{name}](results/{name})."
+        f"{bench['classes']} classes; {bench['rounds']} rounds, threads: {bench['threads']}, by {clock}, on "
+        f"{tables.escaped(machine['name'])} with torch {versions['torch']}. The row file: [{name}](results/{name})."
     )
-    shown = ["## Speed against a plain reference", told, tables.markdown_table(head, lines)]
+    shown = [told, tables.markdown_table(head, lines)]
     return [*shown, *([" ".join(map(tables.escaped, bench["says"]))] if bench.get("says") else [])]

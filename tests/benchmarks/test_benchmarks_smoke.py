@@ -67,7 +67,7 @@ def test_the_command_writes_a_row_per_precision_and_names_what_it_does_not_know(
     run = subprocess.run([*command, "--phases", "recovery"], cwd=ROOT, capture_output=True, text=True, timeout=110)
     assert run.returncode == 0, run.stderr
     written = json.loads((tmp_path / "rows.json").read_text())
-    assert {"machine", "versions", "threads", "rounds", "rows"} <= written.keys()
+    assert {"machine", "versions", "threads", "classes", "rounds", "rows"} <= written.keys()
     assert [row["precision"] for row in written["rows"]] == ["float32", "bf16"]
     for row in written["rows"]:
         assert (row["phase"], row["network"]) == ("recovery", TINY)

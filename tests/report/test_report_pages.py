@@ -196,10 +196,12 @@ BENCH = {
     "versions": {"torch": "2.9"},
     "threads": 1,
     "clock": "cpu",
+    "classes": 10,
     "rounds": 9,
     "rows": [
         {"phase": "recovery", "network": "convnet", "precision": "float32", "items": 20, "ratio": 2.504,
-         "product_s": 0.1, "ratio_min": 2.4, "ratio_max": 2.6, "max_relative_difference_float64": 3e-15,
+         "product_s": 0.1, "ratio_min": 2.4, "ratio_max": 2.6, "ratio_to_float32_reference": 3.1,
+         "max_relative_difference_float64": 3e-15,
          "reference_peak_bytes": 3 << 20, "product_peak_bytes": 2 << 20},
     ],
 }  # fmt: skip
@@ -209,12 +211,12 @@ def test_rows_of_the_benchmark_have_a_section_of_their_own(script, root):
     write_json(root / "docs" / "results" / "bench-cpu.json", BENCH)
     assert script.main([], root) == 0
     speed = page(root).partition("## Speed against")[2]
-    assert "| recovery | `convnet` | float32 | 20 | 2.50 | 2.40 to 2.60 | 200 | 3e-15 | 3 | 2 |" in speed
+    assert "| recovery | `convnet` | float32 | 20 | 2.50 | 2.40 to 2.60 | 3.10 | 200 | 3e-15 | 3 | 2 |" in speed
     assert "a hour" not in speed
     write_json(root / "docs" / "results" / "bench-cpu.json", BENCH | {"says": ["CIFAR takes a hour of *one* thread."]})
     script.main([], root)
     assert r"takes a hour of \*one\* thread." in page(root).partition("## Speed against")[2]
-    assert "9 rounds, threads: 1, by the processor's clock" in speed
+    assert "10 classes; 9 rounds, threads: 1, by the processor's clock" in speed
 
 
 def test_runs_that_wait_for_a_gpu_show_their_commands_and_the_papers_numbers(script, root):
