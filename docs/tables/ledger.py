@@ -55,9 +55,8 @@ class Group:
             networks, named = set(run["teachers"]), {_named(entry): entry for entry in mine}
             for others, block in blocks:
                 shared = named.keys() & block.keys()
-                alike = networks == others or not networks or not others
+                alike = networks == others or not networks
                 if alike and all(_measured(named[n]) == _measured(block[n]) for n in shared):
-                    others |= networks
                     block |= {name: entry for name, entry in named.items() if name not in shared}
                     break
             else:

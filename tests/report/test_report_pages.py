@@ -148,6 +148,18 @@ def test_two_sets_with_the_same_names_have_tables_of_their_own_and_each_its_own_
     assert len(re.findall(r"-5\.00 points \(paired, t -\d+\.\d", text)) == 2
 
 
+def test_rows_of_a_run_without_networks_stand_among_those_of_a_run_that_has_them(script, root):
+    folder = root / "docs" / "results"
+    hard = [row("dm", [56.0, 57.0, 56.5], column="H"), row("random", [51.0, 52.0, 51.5], column="H")]
+    write_rows(measured(hard) | {"teachers": {}}, folder)
+    script.main([], root)
+    text = page(root).partition("at 7 images")[0]
+    assert "Rows 1 of 2" not in text
+    table = text.partition("Column H (hard labels only):")[2].partition("\n\n| arm |")[2].partition("\n\n")[0]
+    assert "| `dm`<br>" in table
+    assert "| `convnet` |" in text  # the networks of the other rows are still told
+
+
 def test_a_method_without_its_control_claims_nothing(script, root):
     folder = root / "docs" / "results"
     write_rows(measured([row("infer", [46.0, 47.0, 46.5], ipc=2)]), folder)
