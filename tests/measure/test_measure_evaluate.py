@@ -18,6 +18,7 @@ from datastill.errors import DatastillError
 from datastill.fields import Real
 from datastill.measure import student as students
 from datastill.measure.evaluate import Plan, evaluate, verdict
+from datastill.measure.rows import put_against_random
 from datastill.measure.teachers import measure_teachers
 from datastill.recipe import choice, method
 from datastill.runtime.progress import Reporter
@@ -224,19 +225,28 @@ def test_teachers_are_scored_one_by_one_and_as_the_mean_of_their_logits(own: Dis
     assert found["mean of logits"]["bytes"] == sum(sizes)
 
 
-def row(arm: str, *per_seed: float) -> dict[str, Any]:
-    return {"arm": arm, "student": STUDENT, "top1": {"per_seed": list(per_seed)}}
+def row(arm: str, *per_seed: float, column: str = "S") -> dict[str, Any]:
+    label = {"kind": "hard" if column == "H" else "static"}
+    return {"arm": arm, "student": STUDENT, "top1": {"per_seed": list(per_seed)}, "random": arm.startswith("random"),
+            "ipc": 4, "column": column, "role": "control", "recipe": {"label": label, "networks": {}}}  # fmt: skip
 
 
-def test_the_verdict_names_the_nearest_control_first(own: DistilledDataset) -> None:
-    plan = Plan.of(own, [STUDENT])
-    rows = [row("infer", 60.0, 61.0, 62.0), row("noise", 10.0, 11.0, 11.5), row("random_soft", 65.0, 66.1, 66.9)]
+@pytest.mark.parametrize("column", ["H", "S"])
+def test_the_verdict_is_against_random_images_of_the_same_column(column: str, own: DistilledDataset) -> None:
+    plan, other = Plan.of(own, [STUDENT]), {"H": "S", "S": "H"}[column]
+    rows = [
+        row("infer", 60.0, 61.0, 62.0, column=column), row("noise", 10.0, 11.0, 11.5, column=column),
+        row("random_other", 40.0, 41.0, 42.0, column=other), row("random_same", 65.0, 66.1, 66.9, column=column),
+    ]  # fmt: skip
+    put_against_random(rows)
     assert verdict(rows, plan)[0].startswith("infer does not beat its control: it is worse.")
     assert "random real images with the same kind of labels reach 66.00" in verdict(rows, plan)[0]
 
 
 def test_without_the_nearest_control_no_verdict_is_given(own: DistilledDataset) -> None:
-    (said,) = verdict([row("infer", 60.0, 61.0, 62.0)], Plan.of(own, [STUDENT], controls=False))
+    rows = [row("infer", 60.0, 61.0, 62.0)]
+    put_against_random(rows)
+    (said,) = verdict(rows, Plan.of(own, [STUDENT], controls=False))
     assert said.startswith("infer reaches 61.00 ± 1.00 (n=3) with convnet(width=8); its nearest control, ")
 
 

@@ -74,6 +74,10 @@ def results_of(
         for row in mine[1:]:
             gap = Difference.of(mine[0]["top1"]["per_seed"], row["top1"]["per_seed"])
             row["method_minus_this"] = {"mean": gap.mean, "t": gap.t, "p": gap.p, "n": gap.n, "verdict": gap.verdict}
+        beside = next((row for row in mine if row["arm"] == "random_soft"), None)
+        for row in mine:
+            row |= {"random": row is beside, "against_random": None}
+        mine[0]["against_random"] = None if beside is None else beside["method_minus_this"]
     recipe, facts = distilled.recipe, distilled.facts
     same = {"top1": 98.61, "bytes": 44_600, "losses": [1.5, 0.8, 0.2], "seconds": 66.05, "steps": 115}
     networks: dict[str, Any] = {name: {"arch": made.arch} | same for name, made in recipe.networks.items()}

@@ -35,7 +35,6 @@ from datastill.runtime.versions import versions
 from datastill.sources import Dataset
 
 RESULTS = "results.json"
-NEAREST_CONTROL = "random_soft"
 
 
 @dataclass(frozen=True)
@@ -200,16 +199,15 @@ def verdict(rows: Sequence[Mapping[str, Any]], plan: Plan) -> list[str]:
     """Return one sentence per student: the method against random real images with the same labels."""
     said = []
     for student in plan.students:
-        mine = {r["arm"]: r for r in rows if r["student"] == student}
-        own = next(iter(mine.values()))
-        control = mine.get(NEAREST_CONTROL)
+        own, *others = (r for r in rows if r["student"] == student)
         ours = Summary.of(own["top1"]["per_seed"])
-        if control is None:
+        if own["against_random"] is None:
             said.append(
                 f"{own['arm']} reaches {ours} with {student}; its nearest control, random real images with the same "
                 "kind of labels, was not run, so this says nothing about the method."
             )
             continue
+        control = next(r for r in others if r["random"] and paired(own, r) == own["against_random"])
         theirs = Summary.of(control["top1"]["per_seed"])
         gap = Difference.of(ours.per_seed, theirs.per_seed)
         name = "random real images with the same kind of labels"

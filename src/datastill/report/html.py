@@ -9,7 +9,7 @@ from typing import Any
 
 from datastill.artifact import DistilledDataset
 from datastill.errors import DatastillError
-from datastill.measure.evaluate import NEAREST_CONTROL, RESULTS
+from datastill.measure.evaluate import RESULTS
 from datastill.recipe import method
 from datastill.report import rows as read
 from datastill.report import words
@@ -101,8 +101,8 @@ def _verdicts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return (sentence, tone) per student: the tone follows the paired test against the nearest control."""
     tones = []
     for student in read.students(results):
-        nearest = [row for row in read.rows_of(results, student) if row["arm"] == NEAREST_CONTROL]
-        tones.append(TONES[nearest[0]["method_minus_this"]["verdict"]] if nearest else "open")
+        gap = read.rows_of(results, student)[0]["against_random"]
+        tones.append("open" if gap is None else TONES[gap["verdict"]])
     return list(zip(results["verdict"], tones, strict=True))
 
 
