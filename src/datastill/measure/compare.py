@@ -123,7 +123,7 @@ class Comparison:
         others = ["label=hard"] if hard else []
         others += [change for _, change in meant if not change.startswith(NETWORKS)]
         made = compose(name, dataset.info, ipc=ipc, changes=others)
-        made = replace(made, networks={}) if made.label.kind == "hard" and hard else made
+        made = replace(made, networks={}) if hard and made.label.kind == "hard" else made
         of_networks = [c for to, c in meant if c.startswith(NETWORKS) and (to or made.networks)]
         made = (made.with_networks(self.networks) if self.networks and made.networks else made).changed(of_networks)
         resolve(made, dataset.info)
@@ -134,7 +134,7 @@ class Comparison:
         hard = []
         for name in self.methods:
             try:
-                hard.append(resolve(self.recipe(name, dataset, ipc), dataset.info).label.column == "H")
+                hard.append(self.recipe(name, dataset, ipc).label.kind == "hard")
             except DatastillError:
                 continue
         return bool(hard) and all(hard)
