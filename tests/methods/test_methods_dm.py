@@ -159,7 +159,7 @@ def top1(made: DistilledDataset, testing: students.Testing, student: str, seed: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ipc", [1, 10])
-@pytest.mark.parametrize("name", ["dm", "datadam", "atom"])
+@pytest.mark.parametrize("name", ["dm", "datadam", "datadam-released", "atom", "atom-channel"])
 def test_they_beat_random_real_images_on_digits(name: str, ipc: int, tmp_path: Path) -> None:
     data, device = load("digits"), open_device("cpu", "float32")
     testing = students.Testing(data.test.pixels, data.test.labels, "test")
